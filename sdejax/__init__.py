@@ -1,0 +1,1 @@
+"""sdejax: generative models on stochastic and ordinary differential equations in JAX."""

@@ -1,0 +1,227 @@
+"""From a network to a ``Denoiser``: input scaling, noise conditioning and prediction type.
+
+A network is any pure function ``apply(params, x, t, cond)``: a flax.linen or NNX module, or plain
+JAX. It sees the scaled input ``c_in x_t`` and a number that tells the noise level,
+
+    output = apply(params, c_in(t) x_t, c_noise(t), cond),
+
+by default EDM's ``c_in = 1/sqrt(alpha^2 sigma_data^2 + sigma^2)`` and
+``c_noise = log(sigma/alpha) / 4`` (Karras et al. 2022, arXiv:2206.00364, table 1), which mean the
+same for every process. A ``Model`` is such a network with its prediction type; losses train it and
+``make_denoiser`` turns it into the function (x, t) -> (x0, eps) that samplers consume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdejax.prediction import Denoiser, Estimate, Prediction, clip_x0, decode
+from sdejax.sde import SDE, Coefficients, as_time, coefficients
+from sdejax.types import Cond, Data, Key, Params, Scalar, Time
+
+ApplyFn = Callable[[Params, Any, Any, Cond], Any]
+TrainApplyFn = Callable[[Params, Any, Any, Cond, Key], Any]
+Conditioning = Callable[[SDE, Time], Scalar]
+Scaling = Callable[[Coefficients], Scalar]
+
+
+class Model(NamedTuple):
+    """A network of one example together with what its input and output mean."""
+
+    apply: ApplyFn
+    train_apply: TrainApplyFn
+    prediction: Prediction
+    conditioning: Conditioning
+    scaling: Scaling
+
+
+def log_noise(sde: SDE, t: Time) -> Scalar:
+    """EDM's conditioning ``log(sigma/alpha) / 4``, clipped to [-5, 5] where it is infinite."""
+    t = as_time(t)
+    ratio = jnp.log(jnp.asarray(sde.sigma(t))) - jnp.log(jnp.asarray(sde.alpha(t)))
+    return jnp.clip(0.25 * ratio, -5.0, 5.0).astype(t.dtype)
+
+
+def raw_time(sde: SDE, t: Time) -> Scalar:
+    """The time itself."""
+    return as_time(t)
+
+
+def scaled_time(factor: float = 999.0) -> Conditioning:
+    """``factor t``, as networks with positional embeddings of integer levels expect.
+
+    Args:
+        factor: the number of levels of the discrete chain less one.
+
+    Returns:
+        The conditioning.
+    """
+    return lambda sde, t: factor * as_time(t)
+
+
+def noise_level(sde: SDE, t: Time) -> Scalar:
+    """sigma(t), as NCSN++ with Fourier features expects."""
+    return jnp.asarray(sde.sigma(as_time(t)))
+
+
+def unit_variance(sigma_data: float = 0.5) -> Scaling:
+    """``c_in = 1/sqrt(alpha^2 sigma_data^2 + sigma^2)``: an input of unit variance.
+
+    Args:
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        The scaling.
+    """
+    return lambda c: 1.0 / jnp.sqrt((c.alpha * sigma_data) ** 2 + c.sigma**2)
+
+
+def no_scaling(c: Coefficients) -> Scalar:
+    """``c_in = 1``: the network sees x_t."""
+    return jnp.ones_like(c.alpha)
+
+
+def make_model(
+    apply_fn: ApplyFn,
+    prediction: Prediction,
+    *,
+    batched: bool,
+    train_apply_fn: TrainApplyFn | None = None,
+    conditioning: Conditioning = log_noise,
+    scaling: Scaling | None = None,
+) -> Model:
+    """A ``Model`` from any pure ``apply(params, x, t, cond)``.
+
+    Args:
+        apply_fn: the network in evaluation mode.
+        prediction: what its output means, e.g. ``prediction.eps``.
+        batched: True for a network written batch first (x [n, *event], t [n], leaves of cond
+            [n, ...]); False for one written for a single example (x [*event], t []).
+        train_apply_fn: the same with a key as a fifth argument, for dropout in training; by
+            default ``apply_fn``.
+        conditioning: the number that tells the network the noise level.
+        scaling: c_in; by default ``unit_variance(0.5)``.
+
+    Returns:
+        The model of one example.
+    """
+    if train_apply_fn is None:
+
+        def train_apply_fn(params, x, t, cond, key):
+            return apply_fn(params, x, t, cond)
+
+    if batched:
+        apply_fn, train_apply_fn = _single(apply_fn), _single(train_apply_fn)
+    scaling = unit_variance() if scaling is None else scaling
+    return Model(apply_fn, train_apply_fn, prediction, conditioning, scaling)
+
+
+def _single(apply_fn: Callable) -> Callable:
+    """A batch-first function applied to one example, through a leading axis of one."""
+
+    def single(params, x, t, cond, *key):
+        cond = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], cond)
+        return apply_fn(params, x[None], t[None], cond, *key)[0]
+
+    return single
+
+
+def linen_functions(module: Any) -> tuple[ApplyFn, TrainApplyFn]:
+    """The two apply functions of a flax.linen module called as ``module(x, t, cond, train=...)``.
+
+    Args:
+        module: the module; its dropout uses the stream "dropout".
+
+    Returns:
+        ``apply_fn`` and ``train_apply_fn`` for ``make_model(..., batched=True)``.
+    """
+
+    def apply_fn(params, x, t, cond):
+        return module.apply({"params": params}, x, t, cond)
+
+    def train_apply_fn(params, x, t, cond, key):
+        return module.apply({"params": params}, x, t, cond, train=True, rngs={"dropout": key})
+
+    return apply_fn, train_apply_fn
+
+
+def init_linen(
+    key: Key, module: Any, event_shape: tuple[int, ...], cond: Cond = None, dtype: Any = None
+) -> Params:
+    """Parameters of a flax.linen module for examples of one shape.
+
+    Args:
+        key: key of the initialisation.
+        module: the module, batch first.
+        event_shape: shape of one example.
+        cond: the condition of one example, e.g. an integer label.
+        dtype: floating dtype of the input, by default the working one.
+
+    Returns:
+        The parameter tree.
+
+    Raises:
+        ValueError: for a module with batch statistics or other state, which have no meaning for
+            one example.
+    """
+    x = jnp.zeros((1, *event_shape), dtype or jnp.result_type(float))
+    cond = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], cond)
+    variables = jax.jit(module.init)(key, x, jnp.zeros((1,), x.dtype), cond)
+    state = sorted(set(variables) - {"params"})
+    if state:
+        raise ValueError(
+            f"module {type(module).__name__}: got the collections {state} beside 'params'; a"
+            " network is a pure function of one example, so normalise by group, layer or instance"
+            " (GroupNorm, LayerNorm) instead of by batch"
+        )
+    return variables["params"]
+
+
+def make_denoiser(model: Model, params: Params, sde: SDE, cond: Cond = None) -> Denoiser:
+    """The denoiser (x_t, t) -> (x0, eps) of one example.
+
+    Args:
+        model: network and prediction type.
+        params: its parameters.
+        sde: the process.
+        cond: the condition of this example, or None.
+
+    Returns:
+        A function of x [*event] and t [] that gives an ``Estimate``.
+    """
+
+    def denoiser(x: Data, t: Time) -> Estimate:
+        t = as_time(t)
+        c = coefficients(sde, t)
+        output = model.apply(
+            params, model.scaling(c).astype(x.dtype) * x, model.conditioning(sde, t), cond
+        )
+        return decode(model.prediction, c, x, output.astype(x.dtype))
+
+    return denoiser
+
+
+def clipped(low: float, high: float) -> Callable[[Denoiser, SDE], Denoiser]:
+    """A transform that keeps x0 inside the range of the data and eps consistent with it.
+
+    Args:
+        low: smallest value of the data.
+        high: largest value of the data.
+
+    Returns:
+        A function (denoiser, sde) -> denoiser, for the ``transform`` of ``make_sampler``.
+
+    Raises:
+        ValueError: unless low < high.
+    """
+    if not low < high:
+        raise ValueError(f"clipped: got low={low}, high={high}; expected low < high")
+
+    def transform(denoiser: Denoiser, sde: SDE) -> Denoiser:
+        return lambda x, t: clip_x0(denoiser(x, t), coefficients(sde, t), x, low, high)
+
+    return transform

@@ -1,0 +1,181 @@
+"""What every sampler shares: the interface, the loop over a grid, and the report.
+
+A ``Sampler`` is a few pure functions, like an optax transform. ``prepare`` turns a grid of times
+into rows of per-step coefficients, once and in float64; ``step`` goes from t to s < t with one row.
+``sample`` scans the rows for one example, so memory does not grow with the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sdejax.prediction import Denoiser
+from sdejax.sde import SDE
+from sdejax.types import Data, Key, Scalar, Time, Times
+
+State = Any
+Rows = Any
+Row = Any
+
+SUCCESS, MAX_STEPS, NOT_FINITE = 0, 1, 2
+MESSAGES = {
+    MAX_STEPS: "ran out of steps: raise max_steps or loosen the tolerances",
+    NOT_FINITE: "met a value that is not finite: the network or the process is not finite there",
+}
+
+
+class Stats(NamedTuple):
+    """The report of a solve, per example."""
+
+    nfe: Int[Array, "*batch"]  # calls of the denoiser, rejected steps included
+    result: Int[Array, "*batch"]  # SUCCESS, MAX_STEPS or NOT_FINITE
+    saved: Any = None  # the states at ``save_at``, [*batch, len(save_at), *event]
+
+
+class Sampler(NamedTuple):
+    """A method with a fixed grid."""
+
+    prepare: Callable[[SDE, Times], Rows]  # [n + 1] decreasing times -> rows with leaves [n, ...]
+    init: Callable[[Data], State]
+    step: Callable[[Denoiser, Key, State, Row], State]  # t -> s
+    final: Callable[[State], Data]
+    evaluations: int = 1  # denoiser calls a step
+    require: Callable[[SDE, Time], None] = lambda sde, t: None  # ValueError: cannot start at t
+
+
+class NoisyRow(NamedTuple):
+    """A step ``x_s = a x_t + b x0 + c eps + d z`` with z ~ N(0, I), and the time it starts at."""
+
+    t: Scalar
+    a: Scalar
+    b: Scalar
+    c: Scalar
+    d: Scalar
+
+
+def linear_sampler(
+    prepare: Callable[[SDE, Times], NoisyRow],
+    require: Callable[[SDE, Time], None] = lambda sde, t: None,
+) -> Sampler:
+    """A memoryless method of one evaluation: each step is a row of four coefficients.
+
+    Args:
+        prepare: (sde, ts) -> ``NoisyRow`` of [n] arrays.
+        require: raises ValueError where the method cannot start at t.
+
+    Returns:
+        The sampler.
+    """
+
+    def step(denoiser, key, x, row):
+        x0, eps = denoiser(x, row.t)
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return row.a * x + row.b * x0 + row.c * eps + row.d * z
+
+    return Sampler(prepare, lambda x: x, step, lambda x: x, require=require)
+
+
+def in_float64(function: Callable[..., Any], dtype: Any, *args: Any) -> Any:
+    """``function(*args)`` computed in float64 and rounded to ``dtype``; works inside ``jit``.
+
+    Args:
+        function: a function of pytrees of arrays.
+        dtype: the floating dtype of the result.
+        *args: its arguments.
+
+    Returns:
+        The result, a pytree of arrays.
+    """
+
+    def cast(tree, to):
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, to), tree)
+
+    with jax.enable_x64(True):
+        return cast(function(*cast(args, jnp.float64)), dtype)
+
+
+def sample(
+    key: Key,
+    sampler: Sampler,
+    sde: SDE,
+    denoiser: Denoiser,
+    x: Data,
+    ts: Times,
+    *,
+    save_at: Float[Array, " m"] | None = None,
+    denoise: bool = True,
+) -> tuple[Data, Stats]:
+    """Runs a sampler over a grid, for one example.
+
+    Args:
+        key: the example's key; step i draws from ``fold_in(key, i)``.
+        sampler: the method.
+        sde: the process.
+        denoiser: (x, t) -> ``Estimate``.
+        x: state at ``ts[0]``, [*event].
+        ts: [n + 1] decreasing times.
+        save_at: times at which to keep the state; the state kept is that of the last grid time
+            not below the asked one. Memory grows with their number, not with n.
+        denoise: end with x0 as estimated at ``ts[-1]``, one more evaluation.
+
+    Returns:
+        x [*event] and ``Stats``; ``stats.saved`` is [m, *event] where save_at was given.
+    """
+    rows = in_float64(sampler.prepare, x.dtype, sde, ts)
+    ts = jnp.asarray(ts, x.dtype)
+    steps = ts.shape[0] - 1
+    saved = None if save_at is None else jnp.broadcast_to(x, (save_at.shape[0], *x.shape))
+
+    def advance(carry, inputs):
+        state, saved = carry
+        index, row, s = inputs
+        state = sampler.step(denoiser, jax.random.fold_in(key, index), state, row)
+        if saved is not None:
+            reached = (save_at <= s).reshape(-1, *(1,) * x.ndim)
+            saved = jnp.where(reached, sampler.final(state)[None], saved)
+        return (state, saved), None
+
+    (state, saved), _ = jax.lax.scan(
+        advance, (sampler.init(x), saved), (jnp.arange(steps), rows, ts[1:])
+    )
+    out = sampler.final(state)
+    if denoise:
+        out = denoiser(out, ts[-1]).x0
+    nfe = jnp.asarray(sampler.evaluations * steps + denoise, jnp.int32)
+    return out, Stats(nfe, finite(out), saved)
+
+
+def finite(x: Data) -> Int[Array, ""]:
+    """The result code of a sample: ``NOT_FINITE`` where any of it is inf or NaN.
+
+    Args:
+        x: a sample [*event].
+
+    Returns:
+        The code [].
+    """
+    return jnp.where(jnp.all(jnp.isfinite(x)), SUCCESS, NOT_FINITE).astype(jnp.int32)
+
+
+def check(stats: Stats) -> None:
+    """Raises on the host where any example of a solve did not succeed.
+
+    Args:
+        stats: the report of one example or of a batch.
+
+    Raises:
+        FloatingPointError: how many examples failed, the first of them, and what to do.
+    """
+    result = np.atleast_1d(np.asarray(stats.result))
+    for code, message in MESSAGES.items():
+        failed = np.flatnonzero(result.ravel() == code)
+        if failed.size:
+            raise FloatingPointError(
+                f"{failed.size} of {result.size} examples {message} (first: example {failed[0]})"
+            )
