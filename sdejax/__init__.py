@@ -1,1 +1,84 @@
-"""sdejax: generative models on stochastic and ordinary differential equations in JAX."""
+"""sdejax: generative models on stochastic and ordinary differential equations in JAX.
+
+    import sdejax
+    from sdejax import prediction, processes, samplers, truth
+
+A noising process is two functions (``processes``), a network's output is two coefficients of data
+and noise (``prediction``), and everything else - losses, samplers, solvers - is derived from them.
+"""
+
+from sdejax import (
+    denoiser,
+    dynamics,
+    grids,
+    losses,
+    prediction,
+    processes,
+    samplers,
+    sde,
+    times,
+    truth,
+    weights,
+)
+from sdejax.denoiser import Model, init_linen, linen_functions, make_denoiser, make_model
+from sdejax.losses import denoising_loss, make_loss
+from sdejax.prediction import Denoiser, Estimate
+from sdejax.processes import cosine, edm, rectified_flow, sub_vp, ve, vp
+from sdejax.samplers import Stats, check, make_sampler, sample, solve_ode, solve_sde
+from sdejax.sde import (
+    SDE,
+    Coefficients,
+    coefficients,
+    diffusion,
+    drift,
+    log_snr,
+    perturb,
+    prior_log_prob,
+    prior_sample,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SDE",
+    "Coefficients",
+    "Denoiser",
+    "Estimate",
+    "Model",
+    "Stats",
+    "check",
+    "coefficients",
+    "cosine",
+    "denoiser",
+    "denoising_loss",
+    "diffusion",
+    "drift",
+    "dynamics",
+    "edm",
+    "grids",
+    "init_linen",
+    "linen_functions",
+    "log_snr",
+    "losses",
+    "make_denoiser",
+    "make_loss",
+    "make_model",
+    "make_sampler",
+    "perturb",
+    "prediction",
+    "prior_log_prob",
+    "prior_sample",
+    "processes",
+    "rectified_flow",
+    "sample",
+    "samplers",
+    "sde",
+    "solve_ode",
+    "solve_sde",
+    "sub_vp",
+    "times",
+    "truth",
+    "ve",
+    "vp",
+    "weights",
+]

@@ -9,6 +9,7 @@ output, where it is finite, and ``w alpha^2 / det^2`` makes the objective the sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ from sdejax.denoiser import Model
 from sdejax.prediction import Estimate, determinant, encode
 from sdejax.sde import SDE, coefficients, perturb
 from sdejax.times import TimeSampling, objective, stratified, uniform
-from sdejax.types import Cond, Data, Key, Params, PyTree, Scalar, Time
+from sdejax.types import Cond, Data, Key, Params, Scalar, Time
 from sdejax.weights import Weight, simple
 
-LossFn = Callable[[Params, Key, dict[str, PyTree]], tuple[PyTree, dict[str, PyTree]]]
+LossFn = Callable[[Params, Key, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 
 def denoising_loss(

@@ -154,6 +154,8 @@ def decode(prediction: Prediction, c: Coefficients, x: Data, output: Data) -> Es
     inverse_alpha = 1.0 / jnp.where(c.alpha == 0, 1.0, c.alpha)
     inverse_sigma = 1.0 / jnp.where(c.sigma == 0, 1.0, c.sigma)
     finite_b = jnp.where(singular, zero, b)
+    # There the output says nothing new, and may be infinite itself: the score at sigma = 0.
+    output = jnp.where(singular, jnp.zeros_like(output), output)
     return Estimate(
         x0=entry(c.sigma, lost, zero) * output + entry(-finite_b, lost, inverse_alpha) * x,
         eps=entry(-c.alpha, zero, lost) * output + entry(a, inverse_sigma, lost) * x,

@@ -1,0 +1,233 @@
+"""The Python face of training and sampling: ``fit`` makes a ``Trained`` model, ``load`` finds one.
+
+``fit`` does what ``sdejax train`` does, without a config file, and leaves the same workdir;
+``load`` reads a workdir that either of them wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int
+
+from sdejax.build import Parts, build_model, default_config
+from sdejax.data.base import Dataset, hold_out
+from sdejax.data.scaling import Scaling, invert, standardise
+from sdejax.generate import make_generator
+from sdejax.run import generator_of, save_picture, train
+from sdejax.samplers.base import Stats
+from sdejax.sde import SDE
+from sdejax.tables import DENSITIES, NETWORKS, PREDICTIONS, SDES, WEIGHTS, component
+from sdejax.train.catalog import read_meta
+from sdejax.train.checkpoint import restore_params
+from sdejax.train.loop import host_params
+from sdejax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model: parts, parameters and the scaling of its data.
+
+    Attributes:
+        parts: process, network and shape of an example.
+        params: parameters, the moving average unless raw ones were asked for.
+        scaling: between the data's own values and the network's.
+        config: what it was trained with.
+        step: after how many steps.
+    """
+
+    parts: Parts
+    params: Params
+    scaling: Scaling
+    config: Mapping[str, Any]
+    step: int
+
+    def sample(
+        self,
+        num: int,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        grid: str | None = None,
+        seed: int = 0,
+        labels: int | Int[np.ndarray, " n"] | None = None,
+        progress: bool = False,
+    ) -> tuple[Float32[np.ndarray, "n *event"], Stats]:
+        """Draws samples.
+
+        Args:
+            num: how many.
+            sampler: a row of ``sdejax.tables.SAMPLERS``; by default as configured.
+            steps: number of steps; by default as configured for the configured sampler, and
+                another sampler's own.
+            grid: a row of ``sdejax.tables.GRIDS``; by default as configured.
+            seed: sample i depends on it and on i alone.
+            labels: one class for all, or [num]; by default each class in turn.
+            progress: show a bar.
+
+        Returns:
+            Samples in the data's own values, [num, *event], and ``Stats`` of [num].
+
+        Raises:
+            ValueError: for an unknown sampler or grid, or labels the model does not have.
+            FloatingPointError: where a solve fails.
+        """
+        wanted = dict(self.config["sample"])
+        other = sampler is not None and sampler != wanted["sampler"]
+        wanted["sampler"] = sampler or wanted["sampler"]
+        wanted["steps"] = steps if steps is not None else (0 if other else wanted["steps"])
+        wanted["grid"] = grid or wanted["grid"]
+        if labels is not None:
+            labels = np.broadcast_to(np.asarray(labels, np.int32), (num,))
+        generate = generator_of({**self.config, "sample": wanted}, self.parts, self.scaling)
+        x, stats = generate(self.params, num, seed, labels, progress)
+        return invert(self.scaling, x), stats
+
+
+def load(
+    workdir: str | Path,
+    *,
+    step: int | None = None,
+    raw: bool = False,
+    network: Any = None,
+    sde: SDE | None = None,
+) -> Trained:
+    """The model of a workdir.
+
+    Args:
+        workdir: the folder of a run.
+        step: of which checkpoint, by default the newest.
+        raw: the parameters being trained instead of their moving average.
+        network: the flax module, where the run was trained with one of your own.
+        sde: the process, where the run was trained with one of your own.
+
+    Returns:
+        The model, on the host.
+
+    Raises:
+        CheckpointError: where there is no checkpoint or it is damaged.
+        ValueError: where a network or process of your own is needed and was not given.
+    """
+    directory = Path(workdir) / "checkpoints"
+    meta = read_meta(directory, step)
+    config = meta["config"]
+    parts = build_model(
+        config, tuple(meta["event_shape"]), meta["num_classes"], network=network, sde=sde
+    )
+    params = restore_params(directory, step, which="params" if raw else "ema_params")
+    return Trained(
+        parts,
+        params,
+        Scaling.from_json(meta["data"]["scaling"]),
+        config,
+        meta["data"]["next_step"],
+    )
+
+
+def fit(
+    network: Any,
+    data: Dataset | np.ndarray,
+    sde: SDE,
+    *,
+    workdir: str | Path | None = None,
+    held_out: Dataset | np.ndarray | None = None,
+    labels: Int[np.ndarray, " n"] | None = None,
+    prediction: str = "edm",
+    weight: str = "edm",
+    times: str = "log_normal_sigma",
+    steps: int = 5000,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    **changes: Any,
+) -> Trained:
+    """Trains a model on data, without a config file.
+
+    Args:
+        network: a flax module called as ``module(x, t, cond, train=...)``.
+        data: a ``Dataset``, or an array [n, *event], which is standardised.
+        sde: the process.
+        workdir: where checkpoints, logs and pictures go; by default a temporary folder.
+        held_out: data to watch the loss on; by default a tenth of ``data``, at most 1000.
+        labels: integer classes [n] of an array, which make the model conditional.
+        prediction, weight, times: rows of ``sdejax.tables``.
+        steps: training steps.
+        batch_size: over all devices.
+        learning_rate: of Adam, after a hundredth of the steps as warm-up, with cosine decay.
+        seed: of initialisation, order, noise.
+        **changes: further keys of ``default_config()``, dots as double underscores:
+            ``train__ema_decay=0.99``, ``parallel="jit"``.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ValueError: for unknown names, keys or shapes.
+    """
+    train_data, unseen = _datasets(data, held_out, labels)
+    config = default_config()
+    config.sde = _spelled(SDES, sde)
+    config.network = _spelled(NETWORKS, network)
+    config.prediction = component("prediction", PREDICTIONS, prediction)
+    config.weight = component("weight", WEIGHTS, weight)
+    config.times = component("times", DENSITIES, times)
+    config.conditional = labels is not None
+    config.seed, config.data.source = seed, train_data.name
+    config.data.batch_size = batch_size
+    config.train.steps = steps
+    every = max(1, steps // 5)
+    config.train.eval_every = config.train.sample_every = config.train.checkpoint_every = every
+    config.optimizer.learning_rate = learning_rate
+    config.optimizer.schedule, config.optimizer.warmup_steps = "cosine", steps // 100
+    config.sample.grid = "uniform"
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    folder = Path(workdir) if workdir is not None else Path(tempfile.mkdtemp(prefix="sdejax-"))
+    plain = config.to_dict()
+    parts, state = train(plain, folder, network=network, sde=sde, data=(train_data, unseen))
+    params = host_params(state.ema_params)
+    return Trained(parts, params, train_data.scaling, plain, int(jax.device_get(state.step)))
+
+
+def _datasets(
+    data: Dataset | np.ndarray,
+    held_out: Dataset | np.ndarray | None,
+    labels: Int[np.ndarray, " n"] | None,
+) -> tuple[Dataset, Dataset]:
+    """Training and held-out data of one scaling."""
+    if not isinstance(data, Dataset):
+        array = np.asarray(data, np.float32)
+        classes = 0 if labels is None else int(np.max(labels)) + 1
+        if array.ndim < 2 or (labels is not None and len(labels) != len(array)):
+            raise ValueError(
+                f"data: got shape {array.shape} and {None if labels is None else len(labels)} "
+                "labels; expected [n, *event] and as many labels, or none"
+            )
+        tags = None if labels is None else np.asarray(labels, np.int32)
+        data = Dataset("array", "all", array, standardise(array), tags, classes)
+    if held_out is None:
+        count = min(1000, max(1, len(data) // 10))
+        return hold_out(data, "train", count), hold_out(data, "test", count)
+    if not isinstance(held_out, Dataset):
+        array = np.asarray(held_out, np.float32)
+        # Its labels are not known, so a conditional model watches its loss without them.
+        held_out = dataclasses.replace(data, split="test", x=array, labels=None)
+    return data, held_out
+
+
+def _spelled(table: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """A process or network as a config spells it out; "custom" for one that no table has."""
+    made = {type(factory()) if callable(factory) else factory: n for n, factory in table.items()}
+    name = made.get(type(value))
+    if name is None:
+        return {"name": "custom", "repr": repr(value)}
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {"name": name, **{k: v for k, v in fields.items() if k not in ("parent", "name")}}
+
+
+__all__ = ["Trained", "fit", "load", "make_generator", "save_picture"]

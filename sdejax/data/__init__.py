@@ -1,0 +1,1 @@
+"""Data: sources with an invertible scaling, toy distributions and a deterministic pipeline."""

@@ -1,0 +1,100 @@
+"""IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST, plain or gzipped.
+
+A file is: two zero bytes, a type code (8 is unsigned byte), the number of axes, the length of each
+axis as a big-endian 32-bit integer, then the values in C order.
+
+Reference: LeCun, Cortes, Burges, "The MNIST database of handwritten digits" (1998).
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sdejax.data.base import Dataset, check_split
+from sdejax.data.scaling import integers
+
+WORDS = {"train": ("train",), "test": ("t10k", "test")}
+
+
+def read_idx(file: Path, axes: int) -> UInt8[np.ndarray, "..."]:
+    """Read one IDX file of unsigned bytes.
+
+    Args:
+        file: the file; gzip is recognised by its first two bytes, not by its name.
+        axes: expected number of axes: 3 for images, 1 for labels.
+
+    Raises:
+        ValueError: if the magic number, the length or the compression is wrong.
+    """
+    raw = file.read_bytes()
+    try:
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{file}: broken gzip data ({error}); fetch the file again") from error
+    expected = 0x0800 + axes
+    magic = int.from_bytes(raw[:4], "big")
+    if len(raw) < 4 + 4 * axes or magic != expected:
+        raise ValueError(
+            f"{file}: got magic number 0x{magic:08x} in {len(raw)} bytes, expected "
+            f"0x{expected:08x} (IDX bytes, {axes} axes); check that this is the right file"
+        )
+    shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * axes)
+    count = int(np.prod(shape, dtype=object))
+    if len(values) != count:
+        raise ValueError(
+            f"{file}: got {len(values)} values, expected {count} for shape {shape}; "
+            "the file is truncated or has been appended to: fetch it again"
+        )
+    return values.reshape(shape)
+
+
+def _find(folder: Path, split: str, kind: str) -> Path:
+    names = [
+        f"*{word}-{kind}{dot}idx{axes}-ubyte{gz}"
+        for word in WORDS[split]
+        for dot in "-."
+        for axes in "13"
+        for gz in ("", ".gz")
+    ]
+    found = {f.name.removesuffix(".gz"): f for name in reversed(names) for f in folder.glob(name)}
+    if len(found) != 1:
+        listing = sorted(f.name for f in folder.iterdir())[:12]
+        raise FileNotFoundError(
+            f"path: {folder} has {len(found)} IDX files of {split} {kind}, expected exactly one, "
+            f"named like {WORDS[split][0]}-{kind}-idx{3 if kind == 'images' else 1}-ubyte[.gz]; "
+            f"found {listing}"
+        )
+    return next(iter(found.values()))
+
+
+def idx(path: Path, split: str, *, num_classes: int | None = None) -> Dataset:
+    """Images [n, h, w, 1] and labels from a folder of IDX files.
+
+    Args:
+        path: the folder that holds ``train-images-idx3-ubyte[.gz]`` and its companions.
+        split: "train" or "test".
+        num_classes: number of classes; by default the largest label of the split plus one.
+
+    Raises:
+        FileNotFoundError: if a file is missing or there are several candidates.
+        ValueError: if a file is not what its name says, or the counts differ.
+    """
+    check_split(split, ("train", "test"))
+    images_file, labels_file = _find(path, split, "images"), _find(path, split, "labels")
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels) or len(images) == 0:
+        raise ValueError(
+            f"{images_file} has {len(images)} images and {labels_file} {len(labels)} labels, "
+            "expected the same number, at least one; the files belong to different data sets"
+        )
+    classes = int(labels.max()) + 1 if num_classes is None else num_classes
+    if labels.max() >= classes:
+        raise ValueError(f"num_classes: got {classes}, but {labels_file} has label {labels.max()}")
+    return Dataset("idx", split, images[..., None], integers(256), labels.astype(np.int32), classes)

@@ -1,0 +1,1 @@
+"""Distances between samples and data, and a report that holds one against the other."""

@@ -1,0 +1,301 @@
+"""A whole training run: config in, workdir out.
+
+    <workdir>/config.json              what was run
+    <workdir>/checkpoints/             state, and beside it config, data position and scaling
+    <workdir>/metrics.jsonl, tensorboard/
+    <workdir>/samples/step_*.png       what the averaged parameters draw, now and then
+    <workdir>/samples.png, report.txt, report.json   at the end
+
+The same call goes on from the newest checkpoint. With several processes each reads its share of
+every batch, and process 0 alone writes logs and pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from sdejax import viz
+from sdejax.build import (
+    Parts,
+    build_data,
+    build_loss,
+    build_model,
+    build_optimizer,
+    count_params,
+    init_params,
+)
+from sdejax.data.base import Dataset
+from sdejax.data.pipeline import batches, check_data_state, data_state
+from sdejax.data.scaling import Scaling, apply, to_uint8
+from sdejax.generate import make_generator
+from sdejax.metrics.report import format_report, sample_report
+from sdejax.train.catalog import read_meta
+from sdejax.train.checkpoint import Checkpoints
+from sdejax.train.integrity import check_config
+from sdejax.train.logs import Logs
+from sdejax.train.loop import Schedule, Task, host_params, restore_or_init, run_loop
+from sdejax.train.parallel import Parallel, parallel
+from sdejax.train.state import TrainState, init_state
+from sdejax.types import Params
+
+# What a run may be resumed with another value of: how long, how often, how many devices.
+MAY_CHANGE = (
+    "train.steps", "train.log_every", "train.eval_every", "train.sample_every",
+    "train.checkpoint_every", "train.keep", "train.max_bad_steps", "parallel", "fsdp",
+    "sample", "data.path",
+)  # fmt: skip
+
+
+def train(
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    network: Any = None,
+    sde: Any = None,
+    data: tuple[Dataset, Dataset] | None = None,
+) -> tuple[Parts, TrainState]:
+    """Trains, or goes on training, until ``config.train.steps``.
+
+    Args:
+        config: nested, as ``default_config().to_dict()``.
+        workdir: the folder of the run.
+        network: a flax module instead of ``config.network``.
+        sde: a process instead of ``config.sde``.
+        data: training and held-out data instead of ``config.data``.
+
+    Returns:
+        The model's parts and the last state.
+
+    Raises:
+        ValueError: for a config that cannot be run, before anything is compiled.
+        CheckpointError: where the workdir belongs to another config or is damaged.
+        Preempted: after saving, on SIGTERM.
+        Diverged: where the gradients stay not finite.
+    """
+    train_data, held_out = build_data(config) if data is None else data
+    num_classes = train_data.num_classes or None
+    parts = build_model(config, train_data.event_shape, num_classes, network=network, sde=sde)
+    loss_fn = _labels_as_asked(build_loss(config, parts), parts)
+    tx = build_optimizer(config)
+    batch_size, seed = config["data"]["batch_size"], config["seed"]
+    layout = parallel(
+        config["parallel"], loss_fn, tx, config["train"]["ema_decay"], batch_size,
+        fsdp=config["fsdp"],
+    )  # fmt: skip
+    stream = partial(data_state, train_data, batch_size, seed=seed, flip=config["data"]["flip"])
+    params_key, run_key = jax.random.split(jax.random.key(seed))
+
+    def make_state() -> TrainState:
+        return init_state(init_params(params_key, parts), tx, run_key)
+
+    first = jax.process_index() == 0
+    plan = config["train"]
+    schedule = Schedule(
+        plan["steps"], plan["log_every"], plan["checkpoint_every"], plan["max_bad_steps"]
+    )
+    checkpoint_dir = workdir / "checkpoints"
+    with Checkpoints(checkpoint_dir, keep=plan["keep"], best="held_out_loss") as checkpoints:
+        if checkpoints.latest_step() is not None:
+            saved = read_meta(checkpoint_dir)
+            check_config(saved["config"], config, MAY_CHANGE)
+            check_data_state(saved["data"], stream())
+        if first:
+            (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        state, _ = restore_or_init(layout, make_state, checkpoints)
+        step = int(jax.device_get(state.step))
+        if first:
+            _announce(config, parts, train_data, state, step, workdir)
+        flip = config["data"]["flip"]
+        with (
+            Logs(workdir, active=first) as logs,
+            batches(train_data, batch_size, seed=seed, start_step=step, flip=flip) as rows,
+        ):
+            evaluate = partial(_held_out_loss, layout, held_out, config)
+            state = run_loop(
+                layout,
+                state,
+                rows,
+                checkpoints,
+                logs,
+                schedule,
+                lambda step: {
+                    "config": config,
+                    "data": stream(next_step=step),
+                    "event_shape": list(parts.event_shape),
+                    "num_classes": num_classes,
+                },
+                (
+                    Task(plan["eval_every"], evaluate),
+                    *_picture_tasks(config, parts, train_data, workdir, logs),
+                ),
+                batch_size,
+            )
+    ema = host_params(state.ema_params)
+    if first:
+        finish(config, parts, ema, train_data, held_out, workdir)
+    return parts, state
+
+
+def finish(
+    config: Mapping[str, Any],
+    parts: Parts,
+    params: Params,
+    train_data: Dataset,
+    held_out: Dataset,
+    workdir: Path,
+) -> None:
+    """Draws the final samples, and the report where ``config.sample.report_num`` asks for one.
+
+    Args:
+        config: nested.
+        parts: the model.
+        params: averaged parameters.
+        train_data: training data.
+        held_out: held-out data.
+        workdir: where ``samples.png``, ``report.json`` and ``report.txt`` go.
+    """
+    wanted = config["sample"]
+    generate = generator_of(config, parts, train_data.scaling)
+    num = max(wanted["num"], wanted["report_num"])
+    x, stats = generate(params, num, seed=config["seed"] + 1, progress=True)
+    save_picture(workdir / "samples.png", x[: wanted["num"]], train_data)
+    print(f"samples: {workdir / 'samples.png'} ({float(np.mean(stats.nfe)):.0f} evaluations each)")
+    if wanted["report_num"]:
+        limit = 20_000  # enough for the yardsticks, and no more memory than that
+        real, unseen = (_rows(data, limit) for data in (train_data, held_out))
+        report = sample_report(
+            jax.random.key(config["seed"]), x, real["x"], unseen["x"],
+            real.get("label"), unseen.get("label"),
+        )  # fmt: skip
+        (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        text = format_report(report)
+        (workdir / "report.txt").write_text(text + "\n")
+        print(text)
+
+
+def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> Any:
+    """The generator that ``config.sample`` describes.
+
+    Args:
+        config: nested.
+        parts: the model.
+        scaling: of the data, whose range ``config.sample.clip`` keeps to.
+
+    Returns:
+        As ``make_generator``.
+
+    Raises:
+        ValueError: for clipping without a known range.
+    """
+    wanted = config["sample"]
+    if wanted["clip"] and scaling.levels is None:
+        raise ValueError("sample.clip: got True, but the data have no fixed range; set it to False")
+    return make_generator(
+        parts,
+        sampler=wanted["sampler"],
+        steps=wanted["steps"] or None,
+        grid=wanted["grid"],
+        clip=(-1.0, 1.0) if wanted["clip"] else None,
+    )
+
+
+def save_picture(path: Path, x: np.ndarray, data: Dataset) -> np.ndarray | None:
+    """A grid of images, or points of the plane beside the data; nothing for other events.
+
+    Args:
+        path: where to write.
+        x: samples in the network's range [n, *event].
+        data: what they should look like.
+
+    Returns:
+        The picture of images, uint8, or None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if len(data.event_shape) == 3 and data.scaling.levels is not None:
+        picture = viz.image_grid(to_uint8(data.scaling, x))
+        viz.save_image(path, picture)
+        return picture
+    if data.event_shape == (2,):
+        figure: Figure = viz.plot_points(x, _rows(data, len(x))["x"])
+        viz.save_figure(figure, path)
+    return None
+
+
+def _rows(data: Dataset, limit: int) -> dict[str, np.ndarray]:
+    """Evenly spread examples in the network's range, at most ``limit`` of them."""
+    count = min(limit, len(data))
+    rows = data.gather(np.linspace(0, len(data) - 1, count).astype(np.int64))
+    return {**rows, "x": apply(data.scaling, rows["x"])}
+
+
+def _labels_as_asked(loss_fn, parts: Parts):
+    """The loss of an unconditional model leaves out labels that the data happen to have."""
+    if parts.num_classes is not None:
+        return loss_fn
+
+    def without_labels(params, key, batch):
+        return loss_fn(params, key, {k: v for k, v in batch.items() if k != "label"})
+
+    return without_labels
+
+
+def _held_out_loss(
+    layout: Parallel, held_out: Dataset, config: Mapping[str, Any], step: int, state: TrainState
+) -> dict[str, float]:
+    """The loss of the averaged parameters, over the same held-out batches and noise each time."""
+    key, losses = jax.random.key(config["seed"]), []
+    with batches(held_out, config["data"]["batch_size"], seed=0, prefetch=1) as rows:
+        for index in range(config["train"]["eval_batches"]):
+            metrics = layout.eval(
+                state.ema_params, jax.random.fold_in(key, index), layout.place_batch(next(rows))
+            )
+            losses.append(metrics["loss"])
+    return {"held_out_loss": float(jnp.mean(jnp.stack(losses)))}
+
+
+def _picture_tasks(
+    config: Mapping[str, Any], parts: Parts, data: Dataset, workdir: Path, logs: Logs
+) -> tuple[Task, ...]:
+    """Samples of the averaged parameters every so often; none where it is 0."""
+    every = config["train"]["sample_every"]
+    if every == 0:
+        return ()
+    generate = generator_of(config, parts, data.scaling)
+
+    def run(step: int, state: TrainState) -> dict[str, float]:
+        params = host_params(state.ema_params)
+        if jax.process_index() == 0:
+            x, _ = generate(params, config["sample"]["num"], seed=config["seed"])
+            picture = save_picture(workdir / "samples" / f"step_{step:07d}.png", x, data)
+            if picture is not None:
+                logs.picture(step, "samples", picture)
+        return {}
+
+    return (Task(every, run),)
+
+
+def _announce(
+    config: Mapping[str, Any],
+    parts: Parts,
+    data: Dataset,
+    state: TrainState,
+    step: int,
+    workdir: Path,
+) -> None:
+    """One line on what is about to run."""
+    print(
+        f"{data.name}: {len(data)} examples {list(data.event_shape)}; "
+        f"{count_params(state.params):,} parameters; {config['parallel']} on "
+        f"{jax.device_count()} {jax.default_backend()} device(s); "
+        f"{'resuming at' if step else 'starting at'} step {step} of {config['train']['steps']}; "
+        f"workdir {workdir}"
+    )

@@ -1,0 +1,193 @@
+"""Names for everything a config can choose: literal tables, name -> factory.
+
+A new process, prediction type, weighting, sampler or network is one new row here. ``component``
+spells a row out with all its options, so that a config shows what it runs and every option can be
+overridden by name; ``make`` calls it and refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import diffrax as dfx
+
+from sdejax import denoiser, dynamics, grids, prediction, processes, times, weights
+from sdejax.nets.mlp import MLP
+from sdejax.nets.unet import UNet
+from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama, reverse_diffusion
+from sdejax.samplers.make import Method, ode, on_grid, reverse_sde
+
+Table = Mapping[str, Callable[..., Any]]
+
+SDES: Table = {
+    "vp": processes.vp,
+    "sub_vp": processes.sub_vp,
+    "ve": processes.ve,
+    "cosine": processes.cosine,
+    "edm": processes.edm,
+    "rectified_flow": processes.rectified_flow,
+}
+
+PREDICTIONS: Table = {
+    "x0": lambda: prediction.x0,
+    "eps": lambda: prediction.eps,
+    "score": lambda: prediction.score,
+    "v": lambda: prediction.v,
+    "velocity": lambda: prediction.velocity,
+    "edm": prediction.edm,
+}
+
+WEIGHTS: Table = {
+    "simple": lambda: weights.simple,
+    "sigma2": lambda: weights.simple,  # sigma^2 on the score's error is the same
+    "likelihood": lambda: weights.likelihood,
+    "flow": lambda: weights.flow,
+    "edm": weights.edm,
+    "min_snr": weights.min_snr,
+    "sigmoid": weights.sigmoid,
+}
+
+DENSITIES: Table = {  # of a process
+    "uniform": times.uniform,
+    "log_normal_sigma": times.log_normal_sigma,
+    "logit_normal": times.logit_normal,
+    "uniform_log_snr": times.uniform_log_snr,
+}
+
+CONDITIONINGS: Table = {
+    "log_noise": lambda: denoiser.log_noise,
+    "raw_time": lambda: denoiser.raw_time,
+    "scaled_time": denoiser.scaled_time,
+    "noise_level": lambda: denoiser.noise_level,
+}
+
+SCALINGS: Table = {
+    "unit_variance": denoiser.unit_variance,
+    "none": lambda: denoiser.no_scaling,
+}
+
+NETWORKS: Table = {"mlp": MLP, "unet": UNet}
+
+GRIDS: Mapping[str, grids.Grid] = {
+    "uniform": grids.uniform,
+    "quadratic": grids.quadratic,
+    "log_snr": grids.uniform_log_snr,
+    "karras": grids.karras,
+}
+
+# (steps, grid) -> method. Without steps the solvers of the second half adapt theirs.
+SAMPLERS: Mapping[str, Callable[[int | None, grids.Grid], Method]] = {
+    "ddim": lambda steps, grid: on_grid(ddim(), steps or 50, grid),
+    "ancestral": lambda steps, grid: on_grid(ancestral(), steps or 250, grid),
+    "reverse_diffusion": lambda steps, grid: on_grid(reverse_diffusion(), steps or 500, grid),
+    "euler_maruyama": lambda steps, grid: on_grid(euler_maruyama(), steps or 500, grid),
+    "sigma_noise": lambda steps, grid: on_grid(
+        euler_maruyama(dynamics.sigma_noise), steps or 250, grid
+    ),
+    "euler": lambda steps, grid: ode(dfx.Euler(), steps or 100, grid),
+    "heun": lambda steps, grid: ode(dfx.Heun(), steps, grid),
+    "tsit5": lambda steps, grid: ode(dfx.Tsit5(), steps, grid),
+    "dopri5": lambda steps, grid: ode(dfx.Dopri5(), steps, grid),
+    "dopri8": lambda steps, grid: ode(dfx.Dopri8(), steps, grid),
+    "shark": lambda steps, grid: reverse_sde(dfx.ShARK(), steps, grid),
+    "sra1": lambda steps, grid: reverse_sde(dfx.SRA1(), steps, grid),
+}
+
+
+def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    """A row of a table.
+
+    Args:
+        kind: what the table holds, for the message.
+        table: name -> anything.
+        name: the row.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    if name not in table:
+        raise ValueError(f"{kind}: got {name!r}; expected one of {list(table)}{near(name, table)}")
+    return table[name]
+
+
+def component(kind: str, table: Table, name: str, **changes: Any) -> dict[str, Any]:
+    """A row spelled out: its name and every option with its default or the value given.
+
+    Args:
+        kind: what the table holds, for the message.
+        table: name -> factory.
+        name: the row.
+        **changes: options that differ from their defaults.
+
+    Returns:
+        {"name": name, option: value, ...}.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    defaults = _options(look_up(kind, table, name))
+    _refuse_unknown(f"{kind} {name!r}", changes, defaults)
+    return {"name": name, **defaults, **changes}
+
+
+def make(kind: str, table: Table, spec: Mapping[str, Any], *args: Any) -> Any:
+    """What a spelled-out row stands for.
+
+    Args:
+        kind: what the table holds, for the message.
+        table: name -> factory.
+        spec: {"name": name, option: value, ...}; lists count as tuples.
+        *args: positional arguments of the factory.
+
+    Returns:
+        The factory's result.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    options = {key: _frozen(value) for key, value in spec.items() if key != "name"}
+    factory = look_up(kind, table, spec["name"])
+    _refuse_unknown(f"{kind} {spec['name']!r}", options, _options(factory))
+    return factory(*args, **options)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint at the nearest known name, or nothing.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+
+    Returns:
+        "; did you mean '...'?" or "".
+    """
+    found = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _options(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a factory that have defaults, but for the two that flax adds."""
+    parameters = inspect.signature(factory).parameters.values()
+    skip = ("parent", "name")
+    return {
+        p.name: p.default for p in parameters if p.default is not p.empty and p.name not in skip
+    }
+
+
+def _refuse_unknown(what: str, got: Iterable[str], known: Iterable[str]) -> None:
+    for option in got:
+        if option not in known:
+            raise ValueError(
+                f"{what} has no option {option!r}; its options are {list(known)}"
+                f"{near(option, known)}"
+            )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,68 @@
+"""Where a run's numbers and pictures go: JSON lines and TensorBoard, by process 0 only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class Logs:
+    """Writes ``metrics.jsonl`` and TensorBoard event files; a context manager.
+
+    Args:
+        workdir: the folder of the run.
+        active: False on all processes but one, which then write nothing.
+    """
+
+    def __init__(self, workdir: Path, *, active: bool = True) -> None:
+        self.active = active
+        if active:
+            workdir.mkdir(parents=True, exist_ok=True)
+            self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), max_queue=1000)
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes numbers of one step.
+
+        Args:
+            step: the step they belong to.
+            values: scalars by name.
+        """
+        if not self.active:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._lines.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture of one step to TensorBoard.
+
+        Args:
+            step: the step it belongs to.
+            name: its tag.
+            image: uint8 [h, w] or [h, w, c].
+        """
+        if self.active:
+            layout = "HW" if image.ndim == 2 else "HWC"
+            self._board.add_image(name, image, step, dataformats=layout)
+
+    def __enter__(self) -> Logs:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.active:
+            self._lines.close()
+            self._board.close()

@@ -1,0 +1,102 @@
+"""What the tests run in a process of its own: ``python train_worker.py COMMAND ARGUMENTS``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from train_toy import ADAM, ROWS, SGD, batch_at, digests, loss_fn, make_state, run
+
+from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.integrity import CheckpointError
+from sdejax.train.parallel import parallel
+from sdejax.train.preemption import preemption_notice
+
+
+def resume(*directories_and_modes):
+    """Continue each checkpoint from its latest step to step 20; print the digests."""
+    found = {}
+    for pair in directories_and_modes:
+        directory, mode, fsdp = pair.split(",")
+        layout = parallel(mode, loss_fn, ADAM, 0.99, ROWS, fsdp=int(fsdp))
+        with Checkpoints(directory) as checkpoints:
+            state, meta = checkpoints.restore(layout.abstract(make_state))
+        state, _ = run(layout, layout.place(state), meta["next"], 20)
+        found[mode] = digests(state)
+    print(json.dumps(found))
+
+
+def refusal(action):
+    try:
+        action()
+    except CheckpointError as error:
+        return str(error)
+
+
+def member(index, port, directory):
+    """One of two processes: train in both modes, save from each, then agree on a stop."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
+    half = ROWS // 2
+
+    def my_rows(step):
+        return batch_at(step, int(index) * half, (int(index) + 1) * half)
+
+    losses, evals = {}, {}
+    for mode, fsdp in (("pmap", 1), ("jit", 1), ("jit", 4)):
+        name = f"{mode}{fsdp}"
+        layout = parallel(mode, loss_fn, SGD, 0.99, ROWS, fsdp=fsdp)
+        assert layout.local_batch_size == half
+        state = layout.init(lambda: make_state(SGD))
+        with Checkpoints(f"{directory}/{name}") as checkpoints:
+            state, losses[name] = run(layout, state, 0, 5, my_rows)
+            checkpoints.save(5, layout.portable(state), {"next": 5})
+            restored, _ = checkpoints.restore(layout.abstract(lambda: make_state(SGD)))
+            assert checkpoints.latest_step() == 5
+            state, more = run(layout, layout.place(restored), 5, 8, my_rows)
+            losses[name] += more
+            if name == "pmap1":
+                refused = [refusal(lambda: Checkpoints(checkpoints.directory))]
+        # The same state, brought to the other mode and back, evaluates to the same loss.
+        for other in ("pmap", "jit"):
+            there = parallel(other, loss_fn, SGD, 0.99, ROWS)
+            moved = there.place(layout.portable(state))
+            batch = there.place_batch(my_rows(9))
+            evals[f"{name}-{other}"] = float(there.eval(moved.params, moved.key, batch)["loss"])
+    if index == "0":
+        path = Path(directory, "jit1", "5", "state", "manifest.ocdbt")
+        path.write_bytes(path.read_bytes()[:-1])
+    multihost_utils.sync_global_devices("damaged")
+    refused.append(refusal(lambda: restore_params(f"{directory}/jit1")))
+    with preemption_notice() as requested:
+        stopped_at = None
+        for step in range(200):
+            if step == 2 and index == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if requested(step):
+                stopped_at = step
+                break
+            time.sleep(0.02)
+    found = {"losses": losses, "evals": evals, "refused": refused, "stopped_at": stopped_at}
+    print(json.dumps(found), flush=True)
+    jax.distributed.shutdown()
+
+
+def save_until_killed(directory):
+    """Save as fast as it goes; every array of step n holds n."""
+    with Checkpoints(directory, keep=2, best="loss") as checkpoints:
+        first = (checkpoints.latest_step() or 0) + 1
+        for step in range(first, 100_000):
+            state = {"params": {"a": jax.numpy.full((64, 64), step)}}
+            checkpoints.save(step, state, {"step": step}, {"loss": 1 / step})
+            if step == first + 2:
+                print("saving", flush=True)
+
+
+if __name__ == "__main__":
+    {"resume": resume, "member": member, "save": save_until_killed}[sys.argv[1]](*sys.argv[2:])
