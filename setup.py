@@ -18,7 +18,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "diffrax>=0.7.0",
-        "equinox>=0.13",
+        "etils[epath]>=1.9",
         "flax>=0.12",
         "grain>=0.2.10",
         "jax>=0.10",

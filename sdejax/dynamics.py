@@ -84,7 +84,7 @@ def ode_term(sde: SDE, denoiser: Denoiser) -> dfx.ODETerm:
     Returns:
         A term to be integrated from t_max down to t_min.
     """
-    return dfx.ODETerm(lambda t, x, args: velocity(sde, denoiser, x, t))
+    return dfx.ODETerm(lambda t, x, args: velocity(sde, denoiser, x, jnp.asarray(t)))
 
 
 def sde_term(

@@ -110,7 +110,7 @@ def make_loss(
         )
         t = times.density.quantile(stratified(time_key, position, batch_size))
         t = jax.lax.stop_gradient(t)
-        if label_drop > 0.0 and label is not None:
+        if null_label is not None and label is not None:
             label = jnp.where(jax.random.bernoulli(label_key, label_drop), null_label, label)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         loss, aux = denoising_loss(

@@ -1,7 +1,7 @@
 """The noising processes of the literature, a few lines each.
 
-Factories check their arguments; the classes are plain pytrees and may hold tracers. alpha and
-sigma are accurate in float32 near both ends: differences go through expm1 or a product of sines.
+Factories check their arguments; the classes are plain pytrees. alpha and sigma are accurate in
+float32 near both ends: differences go through expm1 or a product of sines.
 
 | process | alpha(t) | sigma(t) | times | prior std |
 |---|---|---|---|---|
@@ -11,7 +11,6 @@ sigma are accurate in float32 near both ends: differences go through expm1 or a 
 | Cosine | cos(u)/cos(u0) | sqrt(1 - alpha^2) | 1e-3 .. 0.999 | 1 |
 | EDM | 1 | t | 0.002 .. 80 | t_max |
 | RectifiedFlow | 1 - t | t | 1e-3 .. 1 | 1 |
-
 with B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 and u(t) = (t + s)/(1 + s) pi/2.
 """
 
@@ -99,8 +98,8 @@ class VE(SDE):
 class Cosine(SDE):
     """The shifted cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17).
 
-    alpha = cos(u)/cos(u0) reaches 0 at t = 1, where log-SNR and f are infinite. The paper stops
-    short of it (beta <= 0.999); t_min and t_max are its first and last but one of 1000 levels.
+    alpha is 0 at t = 1, where log-SNR and f are infinite. The paper stops short of it
+    (beta <= 0.999); t_min and t_max are its first and last but one of 1000 levels.
     """
 
     t_max: Leaf = 0.999
@@ -149,9 +148,8 @@ class EDM(SDE):
 class RectifiedFlow(SDE):
     """The straight path with data at t = 0, as in SD3 (Esser et al. 2024, arXiv:2403.03206).
 
-    Liu et al. 2022 (arXiv:2209.03003) and Lipman et al. 2022 (arXiv:2210.02747) put noise at 0.
-    At t = 1 alpha is 0: the velocity eps - x0 is finite, but f, g and the log-SNR are infinite, so
-    a reverse SDE with w = g, or a grid in log-SNR, needs a smaller t_max.
+    Liu et al. 2022 (arXiv:2209.03003) and Lipman et al. 2022 (arXiv:2210.02747) put noise at 0. At
+    t = 1 the velocity eps - x0 is finite, but f, g and the log-SNR are not: w = g needs t_max < 1.
     """
 
     def alpha(self, t: Time) -> Scalar:
@@ -224,8 +222,7 @@ def ve(
 
     Args:
         sigma_min: sigma(0), in units of the data.
-        sigma_max: sigma(1), about the largest distance between two data (Song and Ermon 2020,
-            arXiv:2006.09011).
+        sigma_max: sigma(1), about the largest distance between two data (arXiv:2006.09011).
         t_min: end of sampling, > 0.
         t_max: time of the prior.
 

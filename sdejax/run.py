@@ -163,8 +163,7 @@ def finish(
         held_out: held-out data.
         workdir: where ``samples.png``, ``report.json`` and ``report.txt`` go.
     """
-    wanted = config["sample"]
-    generate = generator_of(config, parts, train_data.scaling)
+    wanted, generate = config["sample"], generator_of(config, parts, train_data.scaling)
     num = max(wanted["num"], wanted["report_num"])
     x, stats = generate(params, num, seed=config["seed"] + 1, progress=True)
     save_picture(workdir / "samples.png", x[: wanted["num"]], train_data)

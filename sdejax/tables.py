@@ -12,13 +12,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import diffrax as dfx
-
 from sdejax import denoiser, dynamics, grids, prediction, processes, times, weights
 from sdejax.nets.mlp import MLP
 from sdejax.nets.unet import UNet
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama, reverse_diffusion
-from sdejax.samplers.make import Method, ode, on_grid, reverse_sde
+from sdejax.samplers.base import Method, on_grid
+from sdejax.samplers.diffeq import SOLVERS, ode, reverse_sde
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -87,13 +86,13 @@ SAMPLERS: Mapping[str, Callable[[int | None, grids.Grid], Method]] = {
     "sigma_noise": lambda steps, grid: on_grid(
         euler_maruyama(dynamics.sigma_noise), steps or 250, grid
     ),
-    "euler": lambda steps, grid: ode(dfx.Euler(), steps or 100, grid),
-    "heun": lambda steps, grid: ode(dfx.Heun(), steps, grid),
-    "tsit5": lambda steps, grid: ode(dfx.Tsit5(), steps, grid),
-    "dopri5": lambda steps, grid: ode(dfx.Dopri5(), steps, grid),
-    "dopri8": lambda steps, grid: ode(dfx.Dopri8(), steps, grid),
-    "shark": lambda steps, grid: reverse_sde(dfx.ShARK(), steps, grid),
-    "sra1": lambda steps, grid: reverse_sde(dfx.SRA1(), steps, grid),
+    "euler": lambda steps, grid: ode(SOLVERS["euler"](), steps or 100, grid),
+    "heun": lambda steps, grid: ode(SOLVERS["heun"](), steps, grid),
+    "tsit5": lambda steps, grid: ode(SOLVERS["tsit5"](), steps, grid),
+    "dopri5": lambda steps, grid: ode(SOLVERS["dopri5"](), steps, grid),
+    "dopri8": lambda steps, grid: ode(SOLVERS["dopri8"](), steps, grid),
+    "shark": lambda steps, grid: reverse_sde(SOLVERS["shark"](), steps, grid),
+    "sra1": lambda steps, grid: reverse_sde(SOLVERS["sra1"](), steps, grid),
 }
 
 

@@ -163,3 +163,19 @@ def interior(name, n=41, dtype=np.float64):
     ends = [p.t_min] if name == "rectified_flow" else [p.t_min, p.t_max]
     t = np.concatenate([p.t_min + near, p.t_max - near, ends])
     return np.unique(np.clip(t, p.t_min, p.t_max)).astype(dtype)
+
+
+def skewed(dtype=np.float32):
+    """A skewed mixture of two Gaussians on the line: weights, means, covariances."""
+    parts = [0.3, 0.7], [[2.0], [-1.0]], [[[0.2]], [[0.5]]]
+    return tuple(np.asarray(part, dtype) for part in parts)
+
+
+def skewed_moments(alpha, sigma):
+    """Mean and central second and third moments of the noised skewed mixture, by component."""
+    weights, means, covs = (part.astype(float).reshape(2) for part in skewed())
+    alpha, sigma = float(alpha), float(sigma)
+    m, v = alpha * means, alpha**2 * covs + sigma**2
+    mean = weights @ m
+    d = m - mean
+    return mean, weights @ (v + d**2), weights @ (d**3 + 3 * d * v)

@@ -30,17 +30,21 @@ ORDER, FLIP = 0, 1  # the streams of a seed
 STEPS = 2**48  # grain wants a length; 2^15 examples a step still count in 64 bits
 
 
+def _philox(seed: int, stream: int, low: int, high: int) -> np.random.Philox:
+    # uint64 by hand: from a list of Python ints NumPy would round large seeds to float64
+    key, counter = np.array([seed, stream], np.uint64), np.array([low, high, 0, 0], np.uint64)
+    return np.random.Philox(key=key, counter=counter)
+
+
 def epoch_order(seed: int, n: int, epoch: int) -> Int64[np.ndarray, " n"]:
     """Return epoch ``epoch``'s permutation of 0 .. n - 1."""
-    philox = np.random.Philox(key=[seed, ORDER], counter=[0, epoch, 0, 0])
-    return np.argsort(philox.random_raw(n), kind="stable")
+    return np.argsort(_philox(seed, ORDER, 0, epoch).random_raw(n), kind="stable")
 
 
 def flips(seed: int, first: int, count: int) -> Bool[np.ndarray, " count"]:
     """Return fair coins for the examples number ``first`` .. ``first + count - 1`` of a run."""
     block, skip = divmod(first, 4)  # a Philox counter yields four words
-    philox = np.random.Philox(key=[seed, FLIP], counter=[block, 0, 0, 0])
-    return philox.random_raw(skip + count)[skip:] >= 2**63
+    return _philox(seed, FLIP, block, 0).random_raw(skip + count)[skip:] >= 2**63
 
 
 class BatchSource:

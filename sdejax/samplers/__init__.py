@@ -1,9 +1,9 @@
 """Samplers: fixed-grid methods, diffrax solvers and the function that draws a batch."""
 
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama, reverse_diffusion
-from sdejax.samplers.base import Sampler, Stats, check, sample
-from sdejax.samplers.diffeq import solve_ode, solve_sde
-from sdejax.samplers.make import Method, make_sampler, ode, on_grid, reverse_sde
+from sdejax.samplers.base import Method, Sampler, Stats, check, on_grid, sample
+from sdejax.samplers.diffeq import ode, reverse_sde, solve_ode, solve_sde
+from sdejax.samplers.make import make_sampler
 
 __all__ = [
     "Method",

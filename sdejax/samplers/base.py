@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sdejax import grids
 from sdejax.prediction import Denoiser
 from sdejax.sde import SDE
 from sdejax.types import Data, Key, Scalar, Time, Times
@@ -47,6 +48,16 @@ class Sampler(NamedTuple):
     final: Callable[[State], Data]
     evaluations: int = 1  # denoiser calls a step
     require: Callable[[SDE, Time], None] = lambda sde, t: None  # ValueError: cannot start at t
+
+
+Run = Callable[[Key, SDE, Denoiser, Data], tuple[Data, Stats]]
+
+
+class Method(NamedTuple):
+    """How one example is drawn from its prior state."""
+
+    run: Run
+    require: Callable[[SDE, Time], None]  # ValueError where it cannot start at t
 
 
 class NoisyRow(NamedTuple):
@@ -100,6 +111,19 @@ def in_float64(function: Callable[..., Any], dtype: Any, *args: Any) -> Any:
         return cast(function(*cast(args, jnp.float64)), dtype)
 
 
+def require_steps(steps: int | None) -> None:
+    """Refuses a grid without steps; None stands for adaptive steps.
+
+    Args:
+        steps: number of steps, or None.
+
+    Raises:
+        ValueError: for less than one step.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps: got {steps}; expected at least 1")
+
+
 def sample(
     key: Key,
     sampler: Sampler,
@@ -149,6 +173,38 @@ def sample(
         out = denoiser(out, ts[-1]).x0
     nfe = jnp.asarray(sampler.evaluations * steps + denoise, jnp.int32)
     return out, Stats(nfe, finite(out), saved)
+
+
+def on_grid(
+    sampler: Sampler,
+    steps: int = 50,
+    grid: grids.Grid = grids.uniform,
+    *,
+    save_at: Float[Array, " m"] | None = None,
+    denoise: bool = True,
+) -> Method:
+    """A sampler on a grid of its process.
+
+    Args:
+        sampler: e.g. ``ddim()``.
+        steps: number of steps.
+        grid: where the steps are (``sdejax.grids``).
+        save_at: times at which to keep the state (see ``sample``).
+        denoise: end with a denoising step, one more evaluation.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: for less than one step.
+    """
+    require_steps(steps)
+
+    def run(key, sde, denoiser, x):
+        ts = in_float64(lambda s: grid(s, steps), x.dtype, sde)
+        return sample(key, sampler, sde, denoiser, x, ts, save_at=save_at, denoise=denoise)
+
+    return Method(run, sampler.require)
 
 
 def finite(x: Data) -> Int[Array, ""]:

@@ -15,17 +15,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sdejax.dynamics import Noise, ode_term, sde_term
+from sdejax import grids
+from sdejax.dynamics import Noise, ode_term, require_finite_noise, sde_term
 from sdejax.prediction import Denoiser
-from sdejax.samplers.base import MAX_STEPS, Stats, finite
+from sdejax.samplers.base import MAX_STEPS, Method, Stats, finite, in_float64, require_steps
 from sdejax.sde import SDE, diffusion
 from sdejax.types import Data, Key, Times
 
 # What a solver asks of its Brownian path -> what the path has to be made with.
-LEVY_AREAS = {
+LEVY_AREAS: dict[Any, Any] = {
     dfx.AbstractBrownianIncrement: dfx.BrownianIncrement,
     dfx.AbstractSpaceTimeLevyArea: dfx.SpaceTimeLevyArea,
     dfx.AbstractSpaceTimeTimeLevyArea: dfx.SpaceTimeTimeLevyArea,
+}
+
+# The solvers that commands and configs name.
+SOLVERS = {
+    "euler": dfx.Euler,
+    "heun": dfx.Heun,
+    "tsit5": dfx.Tsit5,
+    "dopri5": dfx.Dopri5,
+    "dopri8": dfx.Dopri8,
+    "shark": dfx.ShARK,
+    "sra1": dfx.SRA1,
 }
 
 
@@ -152,9 +164,69 @@ def solve_sde(
     )
 
 
+def ode(
+    solver: dfx.AbstractSolver | None = None,
+    steps: int | None = None,
+    grid: grids.Grid = grids.uniform,
+    **options: Any,
+) -> Method:
+    """The probability-flow ODE by diffrax: a grid of ``steps``, or adaptive where none are given.
+
+    Args:
+        solver: a diffrax ODE solver, by default ``Tsit5``.
+        steps: number of steps of a fixed grid; None for adaptive steps.
+        grid: where fixed steps are.
+        **options: further arguments of ``solve_ode``.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: for less than one step.
+    """
+
+    def run(key, sde, denoiser, x):
+        ts = None if steps is None else in_float64(lambda s: grid(s, steps), x.dtype, sde)
+        return solve_ode(sde, denoiser, x, solver=solver, ts=ts, **options)
+
+    require_steps(steps)
+    return Method(run, lambda sde, t: None)
+
+
+def reverse_sde(
+    solver: dfx.AbstractSolver | None = None,
+    steps: int | None = None,
+    grid: grids.Grid = grids.uniform,
+    noise: Noise = diffusion,
+    **options: Any,
+) -> Method:
+    """A reverse process by diffrax: a grid of ``steps``, or adaptive where none are given.
+
+    Args:
+        solver: a diffrax SDE solver, by default ``ShARK``.
+        steps: number of steps of a fixed grid; None for adaptive steps.
+        grid: where fixed steps are.
+        noise: w(t), by default g(t).
+        **options: further arguments of ``solve_sde``.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: for less than one step.
+    """
+
+    def run(key, sde, denoiser, x):
+        ts = None if steps is None else in_float64(lambda s: grid(s, steps), x.dtype, sde)
+        return solve_sde(key, sde, denoiser, x, solver=solver, ts=ts, noise=noise, **options)
+
+    require_steps(steps)
+    return Method(run, lambda sde, t: require_finite_noise(noise, sde, t))
+
+
 def _controller(controller: Any, ts: Times | None, dtype: Any) -> dfx.AbstractStepSizeController:
     """The given controller, or the given grid as one."""
-    if controller is None:
+    if controller is None and ts is not None:
         return dfx.StepTo(ts.astype(dtype))
     if ts is not None:
         raise ValueError(

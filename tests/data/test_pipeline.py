@@ -98,7 +98,7 @@ def test_every_epoch_covers_every_example_once(n, batch_size):
 
 
 def test_each_epoch_and_each_seed_has_its_own_order():
-    seeds = (0, 1, 2**32, 2**64 - 1)
+    seeds = (0, 1, 2**64 - 2, 2**64 - 1)
     orders = [epoch_order(seed, 50, epoch) for seed in seeds for epoch in range(3)]
     assert len({tuple(order) for order in orders}) == 12
 
@@ -174,6 +174,23 @@ def test_closing_ends_the_threads_and_may_be_repeated():
     assert not prefetch_threads()
     with pytest.raises(ValueError, match="closed"):
         next(stream)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_error_ends_the_stream_instead_of_skipping_a_step(prefetch):
+    bad = epoch_order(0, 9, 0)[0]
+
+    def read(index):
+        if index == bad:
+            raise ValueError("damaged")
+        return np.zeros(1, np.float32)
+
+    column = Lazy(9, (1,), np.dtype(np.float32), read)
+    with batches(Dataset("d", "train", column, Scaling()), 1, seed=0, prefetch=prefetch) as stream:
+        with pytest.raises(ValueError, match="damaged"):
+            next(stream)
+        with pytest.raises(ValueError, match="closed"):
+            next(stream)
 
 
 def test_a_batch_of_small_images_takes_less_than_three_milliseconds():

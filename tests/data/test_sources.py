@@ -4,7 +4,6 @@ import pytest
 from sdejax.data.base import Dataset
 from sdejax.data.scaling import apply
 from sdejax.data.sources import SOURCES, load
-from sdejax.data.toy import TOYS
 
 
 def test_digits_are_scikit_learns_divided_once_for_all():
@@ -32,11 +31,6 @@ def test_splits_of_a_toy_differ_and_repeat():
     assert np.abs(train.x - test.x).max() > 0.1
     assert (train.name, train.event_shape, train.labels) == ("rings", (2,), None)
     assert np.abs(train.x - load("toy", n=50, toy="rings", seed=1).x).max() > 0.1
-
-
-@pytest.mark.parametrize("name", TOYS)
-def test_every_toy_loads(name):
-    assert load("toy", n=4, toy=name).x.shape == (4, 2)
 
 
 def test_unknown_names_come_with_the_nearest_known_one():

@@ -131,6 +131,16 @@ def test_leftovers_of_a_killed_save_are_no_steps(tmp_path):
     assert all_steps(tmp_path) == [8, 9]
 
 
+def test_an_uncommitted_save_is_cleared_away_so_that_the_disk_cannot_fill(copied):
+    (copied / "2" / "commit_success.txt").unlink()
+    assert all_steps(copied) == [1]
+    with Checkpoints(copied) as checkpoints:
+        assert checkpoints.newest_step() == 1
+        checkpoints.save(3, small(3), {})
+    assert not (copied / "2").exists()
+    assert all_steps(copied) == [1, 3]
+
+
 def test_a_save_in_progress_is_not_a_step_yet(tmp_path, monkeypatch):
     def slowly(directory):
         time.sleep(0.3)
