@@ -21,7 +21,7 @@ def get_config():
         NETWORKS,
         "unet",
         nf=32,
-        ch_mult=(1, 2),
+        ch_mult=(1, 1),
         num_res_blocks=1,
         attn_resolutions=(4,),
         dropout=0.1,
@@ -33,6 +33,7 @@ def get_config():
     config.scaling = component("scaling", SCALINGS, "unit_variance", sigma_data=SIGMA_DATA)
     config.weight = component("weight", WEIGHTS, "edm", sigma_data=SIGMA_DATA)
     config.conditional = True
+    config.data.batch_size = 64
 
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
-from sdejax.build import Parts, build_model, default_config
+from sdejax.build import Parts, build_model, change, default_config
 from sdejax.data.base import Dataset, hold_out
 from sdejax.data.scaling import Scaling, invert, standardise
 from sdejax.generate import make_generator
@@ -186,7 +187,7 @@ def fit(
     config.optimizer.learning_rate = learning_rate
     config.optimizer.schedule, config.optimizer.warmup_steps = "cosine", steps // 100
     config.sample.grid = "uniform"
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    change(config, {key.replace("__", "."): value for key, value in changes.items()})
     folder = Path(workdir) if workdir is not None else Path(tempfile.mkdtemp(prefix="sdejax-"))
     plain = config.to_dict()
     parts, state = train(plain, folder, network=network, sde=sde, data=(train_data, unseen))
@@ -200,7 +201,10 @@ def _datasets(
     labels: Int[np.ndarray, " n"] | None,
 ) -> tuple[Dataset, Dataset]:
     """Training and held-out data of one scaling."""
-    if not isinstance(data, Dataset):
+    if isinstance(data, Dataset):
+        if labels is not None:
+            raise ValueError("labels: a Dataset has its own; leave them out, with conditional=True")
+    else:
         array = np.asarray(data, np.float32)
         classes = 0 if labels is None else int(np.max(labels)) + 1
         if array.ndim < 2 or (labels is not None and len(labels) != len(array)):
@@ -226,8 +230,15 @@ def _spelled(table: Mapping[str, Any], value: Any) -> dict[str, Any]:
     name = made.get(type(value))
     if name is None:
         return {"name": "custom", "repr": repr(value)}
-    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return {"name": name, **{k: v for k, v in fields.items() if k not in ("parent", "name")}}
+    options = component("component", table, name)
+    return {key: name if key == "name" else _plain(getattr(value, key)) for key in options}
+
+
+def _plain(value: Any) -> Any:
+    """A field as JSON holds it: an array's number, a dtype's name."""
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return value.item()
+    return jnp.dtype(value).name if isinstance(value, (type, np.dtype)) else value
 
 
 __all__ = ["Trained", "fit", "load", "make_generator", "save_picture"]

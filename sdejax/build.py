@@ -28,8 +28,10 @@ from sdejax.tables import (
     WEIGHTS,
     component,
     make,
+    near,
 )
 from sdejax.times import importance, objective, uniform
+from sdejax.train.loop import Schedule
 from sdejax.train.optimizer import make_optimizer
 from sdejax.types import Key, Params
 
@@ -109,6 +111,35 @@ def default_config() -> ConfigDict:
     config.sample.num = 64
     config.sample.report_num = 0  # samples for the report at the end, 0 for none
     return config
+
+
+def change(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets keys of a config in place.
+
+    Args:
+        config: as ``default_config``.
+        values: value by key, the parts of a key divided by dots.
+
+    Raises:
+        ValueError: for an unknown key, with the nearest known one, or a value of another type.
+    """
+    known = keys_of(config)
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{key}: the config has no such key{near(key, known)}")
+    try:
+        config.update_from_flattened_dict(values)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def keys_of(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys of a config that have a value, the parts of a key divided by dots."""
+    found = []
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        found += keys_of(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+    return found
 
 
 def build_model(
@@ -212,6 +243,22 @@ def build_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
         The transform.
     """
     return make_optimizer(**config["optimizer"], total_steps=config["train"]["steps"])
+
+
+def build_schedule(config: Mapping[str, Any]) -> Schedule:
+    """When the run of a config looks, saves and gives up.
+
+    Raises:
+        ValueError: for a number of steps or batches below 1.
+    """
+    plan = config["train"]
+    for name in sorted(set(plan) - {"ema_decay"}):
+        least = 0 if name == "sample_every" else 1
+        if plan[name] < least:
+            raise ValueError(f"train.{name}: got {plan[name]}; expected at least {least}")
+    return Schedule(
+        plan["steps"], plan["log_every"], plan["checkpoint_every"], plan["max_bad_steps"]
+    )
 
 
 def build_data(config: Mapping[str, Any]) -> tuple[Dataset, Dataset]:

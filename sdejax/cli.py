@@ -13,11 +13,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from sdejax.api import Trained, load
-from sdejax.data.base import Dataset
+from sdejax.build import keys_of
 from sdejax.data.scaling import apply
 from sdejax.run import save_picture, train
 from sdejax.tables import GRIDS, SAMPLERS, near
-from sdejax.train.loop import Diverged, Preempted
+from sdejax.train.loop import Preempted
 from sdejax.train.preemption import EXIT_CODE
 
 TRAIN_HELP = """\
@@ -108,7 +108,7 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     config = _overridable(module.get_config(*([extra] if extra else [])))
     for override in overrides:
         key = override.partition("=")[0].removeprefix("--config.")
-        known = _keys(config)
+        known = keys_of(config)
         if not override.startswith("--config.") or "=" not in override:
             raise ValueError(f"unknown argument {override!r}; overrides are --config.KEY=VALUE")
         if key not in known:
@@ -130,14 +130,6 @@ def _overridable(config: ConfigDict) -> ConfigDict:
         elif value is None:
             config[key] = config_dict.placeholder(object)
     return config
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    found = []
-    for key, value in config.items():
-        nested = isinstance(value, ConfigDict)
-        found += _keys(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return found
 
 
 def run_train(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -188,7 +180,7 @@ def _picture(path: Path, model: Trained, x: np.ndarray) -> None:
     if model.parts.event_shape != (2,) and (x.ndim != 4 or model.scaling.levels is None):
         raise ValueError(f"--out: events of shape {list(x.shape[1:])} have no picture; use .npz")
     inside = apply(model.scaling, x)
-    save_picture(path, inside, Dataset("samples", "all", x, model.scaling))
+    save_picture(path, inside, model.scaling)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -209,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     except Preempted as stop:
         print(f"sdejax: {stop}", file=sys.stderr)
         sys.exit(EXIT_CODE)
-    except (ValueError, FileNotFoundError, Diverged, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"sdejax: error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sdejax.build import Parts
 from sdejax.denoiser import clipped
+from sdejax.prediction import require_decodable
 from sdejax.samplers.base import Stats, check
 from sdejax.samplers.make import make_sampler
 from sdejax.tables import GRIDS, SAMPLERS, look_up
@@ -53,9 +54,11 @@ def make_generator(
         fails.
 
     Raises:
-        ValueError: for an unknown sampler or grid.
+        ValueError: for an unknown sampler or grid, or a sampler that cannot start at t_max.
     """
     method = look_up("sampler", SAMPLERS, sampler)(steps, look_up("grid", GRIDS, grid))
+    require_decodable(parts.model.prediction, parts.sde, parts.sde.t_max)
+    method.require(parts.sde, parts.sde.t_max)
     draw = make_sampler(
         parts.model,
         method,

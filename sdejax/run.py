@@ -30,19 +30,20 @@ from sdejax.build import (
     build_loss,
     build_model,
     build_optimizer,
+    build_schedule,
     count_params,
     init_params,
 )
 from sdejax.data.base import Dataset
 from sdejax.data.pipeline import batches, check_data_state, data_state
 from sdejax.data.scaling import Scaling, apply, to_uint8
-from sdejax.generate import make_generator
+from sdejax.generate import Generator, make_generator
 from sdejax.metrics.report import format_report, sample_report
 from sdejax.train.catalog import read_meta
 from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import check_config
 from sdejax.train.logs import Logs
-from sdejax.train.loop import Schedule, Task, host_params, restore_or_init, run_loop
+from sdejax.train.loop import Task, host_params, restore_or_init, run_loop
 from sdejax.train.parallel import Parallel, parallel
 from sdejax.train.state import TrainState, init_state
 from sdejax.types import Params
@@ -85,13 +86,14 @@ def train(
     num_classes = train_data.num_classes or None
     parts = build_model(config, train_data.event_shape, num_classes, network=network, sde=sde)
     loss_fn = _labels_as_asked(build_loss(config, parts), parts)
-    tx = build_optimizer(config)
-    batch_size, seed = config["data"]["batch_size"], config["seed"]
+    tx, schedule = build_optimizer(config), build_schedule(config)
+    generate = generator_of(config, parts, train_data.scaling)
+    batch_size, seed, flip = config["data"]["batch_size"], config["seed"], config["data"]["flip"]
     layout = parallel(
         config["parallel"], loss_fn, tx, config["train"]["ema_decay"], batch_size,
         fsdp=config["fsdp"],
     )  # fmt: skip
-    stream = partial(data_state, train_data, batch_size, seed=seed, flip=config["data"]["flip"])
+    stream = partial(data_state, train_data, batch_size, seed=seed, flip=flip)
     params_key, run_key = jax.random.split(jax.random.key(seed))
 
     def make_state() -> TrainState:
@@ -99,9 +101,6 @@ def train(
 
     first = jax.process_index() == 0
     plan = config["train"]
-    schedule = Schedule(
-        plan["steps"], plan["log_every"], plan["checkpoint_every"], plan["max_bad_steps"]
-    )
     checkpoint_dir = workdir / "checkpoints"
     with Checkpoints(checkpoint_dir, keep=plan["keep"], best="held_out_loss") as checkpoints:
         if checkpoints.latest_step() is not None:
@@ -114,12 +113,13 @@ def train(
         step = int(jax.device_get(state.step))
         if first:
             _announce(config, parts, train_data, state, step, workdir)
-        flip = config["data"]["flip"]
         with (
             Logs(workdir, active=first) as logs,
             batches(train_data, batch_size, seed=seed, start_step=step, flip=flip) as rows,
         ):
             evaluate = partial(_held_out_loss, layout, held_out, config)
+            generate = generator_of(config, parts, train_data.scaling)
+            pictures = _picture_tasks(config, generate, train_data, workdir, logs)
             state = run_loop(
                 layout,
                 state,
@@ -133,21 +133,18 @@ def train(
                     "event_shape": list(parts.event_shape),
                     "num_classes": num_classes,
                 },
-                (
-                    Task(plan["eval_every"], evaluate),
-                    *_picture_tasks(config, parts, train_data, workdir, logs),
-                ),
+                (Task(plan["eval_every"], evaluate), *pictures),
                 batch_size,
             )
     ema = host_params(state.ema_params)
     if first:
-        finish(config, parts, ema, train_data, held_out, workdir)
+        finish(config, generate, ema, train_data, held_out, workdir)
     return parts, state
 
 
 def finish(
     config: Mapping[str, Any],
-    parts: Parts,
+    generate: Generator,
     params: Params,
     train_data: Dataset,
     held_out: Dataset,
@@ -157,16 +154,17 @@ def finish(
 
     Args:
         config: nested.
-        parts: the model.
+        generate: from ``generator_of``.
         params: averaged parameters.
         train_data: training data.
         held_out: held-out data.
         workdir: where ``samples.png``, ``report.json`` and ``report.txt`` go.
     """
-    wanted, generate = config["sample"], generator_of(config, parts, train_data.scaling)
+    wanted = config["sample"]
     num = max(wanted["num"], wanted["report_num"])
     x, stats = generate(params, num, seed=config["seed"] + 1, progress=True)
-    save_picture(workdir / "samples.png", x[: wanted["num"]], train_data)
+    beside = _rows(train_data, wanted["num"])["x"]
+    save_picture(workdir / "samples.png", x[: wanted["num"]], train_data.scaling, beside)
     print(f"samples: {workdir / 'samples.png'} ({float(np.mean(stats.nfe)):.0f} evaluations each)")
     if wanted["report_num"]:
         limit = 20_000  # enough for the yardsticks, and no more memory than that
@@ -181,7 +179,7 @@ def finish(
         print(text)
 
 
-def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> Any:
+def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> Generator:
     """The generator that ``config.sample`` describes.
 
     Args:
@@ -193,7 +191,7 @@ def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> A
         As ``make_generator``.
 
     Raises:
-        ValueError: for clipping without a known range.
+        ValueError: for clipping without a known range, or as ``make_generator``.
     """
     wanted = config["sample"]
     if wanted["clip"] and scaling.levels is None:
@@ -204,27 +202,31 @@ def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> A
         steps=wanted["steps"] or None,
         grid=wanted["grid"],
         clip=(-1.0, 1.0) if wanted["clip"] else None,
+        chunk=min(256, wanted["num"]),
     )
 
 
-def save_picture(path: Path, x: np.ndarray, data: Dataset) -> np.ndarray | None:
-    """A grid of images, or points of the plane beside the data; nothing for other events.
+def save_picture(
+    path: Path, x: np.ndarray, scaling: Scaling, reference: np.ndarray | None = None
+) -> np.ndarray | None:
+    """A grid of images, or points of the plane beside others; nothing for other events.
 
     Args:
         path: where to write.
         x: samples in the network's range [n, *event].
-        data: what they should look like.
+        scaling: of the data.
+        reference: points beside which to show points [m, 2].
 
     Returns:
         The picture of images, uint8, or None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if len(data.event_shape) == 3 and data.scaling.levels is not None:
-        picture = viz.image_grid(to_uint8(data.scaling, x))
+    if x.ndim == 4 and scaling.levels is not None:
+        picture = viz.image_grid(to_uint8(scaling, x))
         viz.save_image(path, picture)
         return picture
-    if data.event_shape == (2,):
-        figure: Figure = viz.plot_points(x, _rows(data, len(x))["x"])
+    if x.shape[1:] == (2,):
+        figure: Figure = viz.plot_points(x, reference)
         viz.save_figure(figure, path)
     return None
 
@@ -262,19 +264,19 @@ def _held_out_loss(
 
 
 def _picture_tasks(
-    config: Mapping[str, Any], parts: Parts, data: Dataset, workdir: Path, logs: Logs
+    config: Mapping[str, Any], generate: Generator, data: Dataset, workdir: Path, logs: Logs
 ) -> tuple[Task, ...]:
     """Samples of the averaged parameters every so often; none where it is 0."""
     every = config["train"]["sample_every"]
     if every == 0:
         return ()
-    generate = generator_of(config, parts, data.scaling)
 
     def run(step: int, state: TrainState) -> dict[str, float]:
         params = host_params(state.ema_params)
         if jax.process_index() == 0:
             x, _ = generate(params, config["sample"]["num"], seed=config["seed"])
-            picture = save_picture(workdir / "samples" / f"step_{step:07d}.png", x, data)
+            path = workdir / "samples" / f"step_{step:07d}.png"
+            picture = save_picture(path, x, data.scaling, _rows(data, len(x))["x"])
             if picture is not None:
                 logs.picture(step, "samples", picture)
         return {}
@@ -296,5 +298,5 @@ def _announce(
         f"{count_params(state.params):,} parameters; {config['parallel']} on "
         f"{jax.device_count()} {jax.default_backend()} device(s); "
         f"{'resuming at' if step else 'starting at'} step {step} of {config['train']['steps']}; "
-        f"workdir {workdir}"
-    )
+        f"workdir {workdir}", flush=True,
+    )  # fmt: skip

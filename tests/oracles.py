@@ -1,7 +1,7 @@
-"""Published formulas of the six processes, in extended precision and written apart from the library.
+"""Published formulas of the six processes, written apart from the library.
 
-alpha, sigma, drift f and diffusion g as the papers state them, in NumPy's longdouble, so that they
-judge both the float32 values and the derivatives that the library takes by ``jax.jvp``.
+alpha, sigma, drift f and diffusion g as the papers state them, in NumPy's longdouble, so that
+they judge both the float32 values and the derivatives that the library takes by ``jax.jvp``.
 """
 
 from typing import NamedTuple

@@ -9,7 +9,11 @@ from oracles import PUBLISHED
 from sdejax import dynamics, processes, truth
 from sdejax.sde import diffusion
 
-DIST = ([0.3, 0.7], [[1.5, -0.5], [-0.5, 0.8]], [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]])
+DIST = (
+    [0.3, 0.7],
+    [[1.5, -0.5], [-0.5, 0.8]],
+    [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]],
+)
 X = np.asarray([[0.3, -0.4], [1.2, 1.0], [-2.0, 0.1]])
 NOISES = {
     "none": dynamics.no_noise,
@@ -31,11 +35,16 @@ def test_drifts_are_andersons_in_the_papers_form(name, dist):
     p, t = PUBLISHED[name], 0.4
     f, g = (float(k(np.longdouble(t))) for k in (p.f, p.g))
     denoiser = truth.denoiser(dist, sde)
-    for x in jnp.asarray(X):
-        score = np.asarray(jax.grad(lambda x: truth.log_prob(dist, sde, x, t))(x))
+
+    @jax.jit
+    def three(x):
+        score = jax.grad(lambda x: truth.log_prob(dist, sde, x, t))(x)
         ode = dynamics.velocity(sde, denoiser, x, t)
+        return score, ode, dynamics.reverse_drift(sde, denoiser, x, t)
+
+    for x in jnp.asarray(X):
+        score, ode, reverse = three(x)
         np.testing.assert_allclose(ode, f * x - 0.5 * g**2 * score, rtol=1e-9)
-        reverse = dynamics.reverse_drift(sde, denoiser, x, t)
         np.testing.assert_allclose(reverse, f * x - g**2 * score, rtol=1e-9)
 
 
@@ -91,7 +100,9 @@ def test_terms_run_in_t_and_in_reversed_time(dist):
     np.testing.assert_allclose(drift.vf(tau, x, None), expected, rtol=1e-12)
     operator = noise.vf(tau, x, None)
     assert isinstance(operator, lx.DiagonalLinearOperator)
-    np.testing.assert_allclose(operator.mv(jnp.asarray([1.0, 2.0])), diffusion(sde, t) * jnp.asarray([1.0, 2.0]))
+    np.testing.assert_allclose(
+        operator.mv(jnp.asarray([1.0, 2.0])), diffusion(sde, t) * jnp.asarray([1.0, 2.0])
+    )
 
 
 def test_an_infinite_noise_is_refused_by_name():

@@ -60,7 +60,10 @@ def test_products_with_alpha_squared_are_finite_at_both_ends_in_float32(name):
             assert weight(c) >= 0, key
 
 
-@pytest.mark.parametrize("process", ["vp", "sub_vp", "edm", "rectified_flow"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("sub_vp", "edm")]
+
+
+@pytest.mark.parametrize("process", ["vp", "rectified_flow", *SLOW])
 def test_gradients_at_the_same_noise_agree_over_all_predictions(process, x64):
     """A network whose output encodes eps_hat = eps + theta has one gradient whatever it predicts.
 

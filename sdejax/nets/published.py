@@ -10,7 +10,7 @@ are stored as here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,14 @@ import numpy as np
 from sdejax.nets.unet import UNet, geometric_levels
 
 Path = tuple[str, ...]
+
+
+class Slot(NamedTuple):
+    """Where a published tensor goes: our path, the axes to transpose by, the published shape."""
+
+    path: Path
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 def _shapes(config: Mapping[str, Any]) -> tuple[dict[Path, tuple[int, ...]], list[Path]]:
@@ -57,8 +65,8 @@ def _leaf(owner: str, leaf: str, rank: int) -> tuple[str, tuple[int, ...]]:
     return {"kernel": "weight", "scale": "weight"}.get(leaf, leaf), axes
 
 
-def parameter_paths(config_kwargs: Mapping[str, Any]) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Where each published parameter goes: name -> (path in our tree, axes to transpose by).
+def parameter_slots(config_kwargs: Mapping[str, Any]) -> dict[str, Slot]:
+    """Where each published parameter goes, by its published name.
 
     The order is that of ``model.parameters()``, in which published averages are stored.
 
@@ -77,10 +85,11 @@ def parameter_paths(config_kwargs: Mapping[str, Any]) -> dict[str, tuple[Path, t
     table = {}
     for owner in owners:
         for leaf in sorted(owned[owner], key="bias".__eq__):
-            path = (*owner, leaf)
-            name, axes = _leaf(owner[-1], leaf, len(shapes[path]))
+            shape = shapes[(*owner, leaf)]
+            name, axes = _leaf(owner[-1], leaf, len(shape))
             published = ".".join(["all_modules", str(layers[owner[0]]), *owner[1:], name])
-            table[published] = (path, axes)
+            theirs = tuple(shape[axes.index(i)] for i in range(len(axes)))
+            table[published] = Slot((*owner, leaf), axes, theirs)
     return table
 
 
@@ -103,18 +112,16 @@ def from_state_dict(
 
     Reference: Song et al. 2021 (arXiv:2011.13456); github.com/yang-song/score_sde_pytorch.
     """
-    table = parameter_paths(config_kwargs)
-    shapes, _ = _shapes(config_kwargs)
+    table = parameter_slots(config_kwargs)
     given = {name: np.asarray(array) for name, array in state_dict.items()}
     _check_levels(config_kwargs.get("sigma_levels"), given.pop("sigmas", None))
     params: dict[str, Any] = {}
-    for name, (path, axes) in table.items():
+    for name, (path, axes, want) in table.items():
         if name not in given:
             raise ValueError(
                 f"state_dict: {name} is missing (for {'/'.join(path)}); is config_kwargs the "
                 "configuration that this checkpoint was trained with?"
             )
-        want = tuple(shapes[path][axes.index(i)] for i in range(len(axes)))
         if given[name].shape != want:
             raise ValueError(
                 f"state_dict: {name} has shape {given[name].shape}, expected {want} (for "

@@ -45,10 +45,12 @@ def ddim(eta: float = 0.0) -> Sampler:
 
     def prepare(sde: SDE, ts: Times) -> NoisyRow:
         t, s = _both_ends(sde, ts)
-        ratio = (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
-        fresh = eta**2 * (1.0 - ratio)
-        kept, noise = s.sigma * jnp.sqrt(1.0 - fresh), s.sigma * jnp.sqrt(fresh)
-        return NoisyRow(ts[:-1], jnp.zeros_like(kept), s.alpha, kept, noise)
+        ratio = t.alpha * s.sigma / (s.alpha * t.sigma)
+        fresh = 1.0 - ratio**2
+        # eta stays outside of the roots, whose derivatives at 0 (eta = 0; alpha_t = 0) are infinite.
+        kept = ratio if eta == 1.0 else jnp.sqrt(1.0 - eta**2 * fresh)
+        noise = eta * s.sigma * jnp.sqrt(fresh)
+        return NoisyRow(ts[:-1], jnp.zeros_like(kept), s.alpha, s.sigma * kept, noise)
 
     return linear_sampler(prepare)
 

@@ -204,7 +204,11 @@ def on_grid(
         ts = in_float64(lambda s: grid(s, steps), x.dtype, sde)
         return sample(key, sampler, sde, denoiser, x, ts, save_at=save_at, denoise=denoise)
 
-    return Method(run, sampler.require)
+    def require(sde, t):
+        sampler.require(sde, t)
+        grid(sde, steps)  # a grid refuses a process on which it is not finite
+
+    return Method(run, require)
 
 
 def finite(x: Data) -> Int[Array, ""]:

@@ -18,7 +18,15 @@ from jaxtyping import Array, Float
 from sdejax import grids
 from sdejax.dynamics import Noise, ode_term, require_finite_noise, sde_term
 from sdejax.prediction import Denoiser
-from sdejax.samplers.base import MAX_STEPS, Method, Stats, finite, in_float64, require_steps
+from sdejax.samplers.base import (
+    MAX_STEPS,
+    SUCCESS,
+    Method,
+    Stats,
+    finite,
+    in_float64,
+    require_steps,
+)
 from sdejax.sde import SDE, diffusion
 from sdejax.types import Data, Key, Times
 
@@ -189,8 +197,12 @@ def ode(
         ts = None if steps is None else in_float64(lambda s: grid(s, steps), x.dtype, sde)
         return solve_ode(sde, denoiser, x, solver=solver, ts=ts, **options)
 
+    def require(sde, t):
+        if steps is not None:
+            grid(sde, steps)  # a grid refuses a process on which it is not finite
+
     require_steps(steps)
-    return Method(run, lambda sde, t: None)
+    return Method(run, require)
 
 
 def reverse_sde(
@@ -220,8 +232,13 @@ def reverse_sde(
         ts = None if steps is None else in_float64(lambda s: grid(s, steps), x.dtype, sde)
         return solve_sde(key, sde, denoiser, x, solver=solver, ts=ts, noise=noise, **options)
 
+    def require(sde, t):
+        require_finite_noise(noise, sde, t)
+        if steps is not None:
+            grid(sde, steps)
+
     require_steps(steps)
-    return Method(run, lambda sde, t: require_finite_noise(noise, sde, t))
+    return Method(run, require)
 
 
 def _controller(controller: Any, ts: Times | None, dtype: Any) -> dfx.AbstractStepSizeController:
@@ -261,7 +278,8 @@ def _solve(term, solver, controller, span, x, max_steps, save_at, denoiser, t_en
     if denoiser is not None:
         out, nfe = denoiser(out, t_end).x0, nfe + 1
     done = solution.result == dfx.RESULTS.successful
-    result = jnp.where(done, finite(out), MAX_STEPS)
+    # A NaN makes adaptive steps be rejected until they run out: NOT_FINITE is the cause.
+    result = jnp.maximum(finite(out), jnp.where(done, SUCCESS, MAX_STEPS))
     return out, Stats(nfe, result, None if save_at is None else solution.ys[1])
 
 
@@ -276,15 +294,19 @@ def evaluations(solver: dfx.AbstractSolver) -> tuple[int, int]:
         the first of the next.
 
     Raises:
-        ValueError: for an implicit solver, whose evaluations depend on its root finder.
+        ValueError: for an implicit solver, whose evaluations depend on its root finder, and for
+            one that wraps another.
     """
-    if hasattr(solver, "root_finder"):
+    if hasattr(solver, "root_finder") or isinstance(solver, dfx.AbstractWrappedSolver):
         raise ValueError(
-            f"solver: got the implicit {type(solver).__name__}; expected an explicit one "
-            "(Euler, Heun, Tsit5, Dopri8, ...), whose evaluations can be counted"
+            f"solver: got the implicit or wrapped {type(solver).__name__}; expected an explicit "
+            "one (Euler, Heun, Tsit5, Dopri8, ...), whose evaluations can be counted"
         )
     tableau = getattr(solver, "tableau", None)
     if tableau is None:
         return 1, int(isinstance(solver, dfx.ReversibleHeun))
     first_same_as_last = getattr(tableau, "fsal", False)
-    return len(tableau.b_sol) - first_same_as_last, int(first_same_as_last)
+    # Some stages of stochastic solvers (GeneralShARK, SlowRK) have noise only.
+    ignored = getattr(tableau, "ignore_stage_f", None)
+    skipped = 0 if ignored is None else sum(map(bool, ignored))
+    return len(tableau.b_sol) - skipped - first_same_as_last, int(first_same_as_last)

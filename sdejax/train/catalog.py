@@ -21,6 +21,12 @@ from sdejax.train.integrity import CheckpointError, manifest_problem
 COMMITTED = "commit_success.txt"  # written last; without it there is no step
 
 
+def absolute(directory: str | os.PathLike[str]) -> epath.Path:
+    """The directory from the root, as the checkpoint library wants it; a URL is so already."""
+    path = epath.Path(directory)
+    return path if "://" in str(directory) else path.absolute()
+
+
 def all_steps(directory: str | os.PathLike[str]) -> list[int]:
     """Steps with a complete checkpoint, increasing; a save in progress does not count."""
     root = epath.Path(directory)
@@ -44,7 +50,7 @@ def choose_step(directory: str | os.PathLike[str], step: int | None) -> epath.Pa
         raise CheckpointError(f"{directory} {state}: check --workdir, or train first")
     if step is not None and step not in steps:
         raise CheckpointError(f"{directory} has no step {step}: choose one of {steps}")
-    return epath.Path(directory) / str(steps[-1] if step is None else step)
+    return absolute(directory) / str(steps[-1] if step is None else step)
 
 
 def checked_payload(step_directory: epath.Path, under: str = "") -> dict[str, Any]:

@@ -23,12 +23,11 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from sdejax.train.catalog import all_agree, all_steps, checked_payload, choose_step
+from sdejax.train.catalog import absolute, all_agree, all_steps, checked_payload, choose_step
 from sdejax.train.integrity import CheckpointError, write_manifest
 from sdejax.train.leaves import check_leaves, fill_leaves, leaf_table, named_leaves, nest_leaves
 
@@ -104,7 +103,7 @@ class Checkpoints:
     ):
         if keep < 1:
             raise ValueError(f"keep={keep}: at least the latest step is kept")
-        self.directory = epath.Path(directory)
+        self.directory = absolute(directory)
         self._best = best
         self._newest = -1
         with contextlib.ExitStack() as lock:

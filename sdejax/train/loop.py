@@ -132,11 +132,13 @@ def run_loop(
             for task in due:
                 found = {name: float(value) for name, value in task.run(step, state).items()}
                 scores |= found
-                logs.scalars(step, found)
+                if found:
+                    logs.scalars(step, found)
             if due or step % schedule.log_every == 0:  # the throughput is that of training alone
                 clock, counted = time.monotonic(), step
             stop = requested(step) and not last
             if step % schedule.save_every == 0 or last or stop:
+                _check_streak((step, metrics), schedule.max_bad_steps)  # saving waits for it anyway
                 checkpoints.save(step, layout.portable(state), meta(step), scores)
             if stop:
                 checkpoints.wait()
@@ -168,7 +170,7 @@ def _shown(
     numbers: Mapping[str, float], rate: float, scores: Mapping[str, float]
 ) -> dict[str, str]:
     """What the progress bar says behind the time left."""
-    shown = {"loss": f"{numbers['loss']:.4f}", "images/s": f"{rate:.0f}"}
+    shown = {"loss": f"{numbers['loss']:.4f}", "examples/s": f"{rate:.0f}"}
     if "held_out_loss" in scores:
         shown["held-out"] = f"{scores['held_out_loss']:.4f}"
     if numbers["skipped"]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import jit, random_params
 
 from sdejax.nets.mlp import MLP
 
@@ -13,28 +14,18 @@ T = jnp.linspace(0.1, 0.9, 6)
 COND = jnp.array([0, 1, 2, 3, 0, 1])
 
 
-def noisy(params, seed=7):
-    """Parameters moved off their initial values: the output starts at zero."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [
-        v + 0.2 * jax.random.normal(k, v.shape, v.dtype) for v, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
-
-
 @pytest.mark.parametrize("embedding", ["fourier", "positional"])
 def test_an_untrained_network_returns_zero(embedding):
     net = MLP(embedding_type=embedding)
-    params = net.init(jax.random.key(0), X, T)
-    np.testing.assert_array_equal(net.apply(params, X, T), jnp.zeros((6, 2)))
+    out, _ = net.init_with_output(jax.random.key(0), X, T)
+    np.testing.assert_array_equal(out, jnp.zeros((6, 2)))
 
 
 def test_the_output_has_the_shape_of_an_event_of_any_rank():
     net = MLP(hidden=(8,))
     for event in [(), (3,), (2, 3)]:
         x = jnp.ones((6, *event))
-        assert net.apply(net.init(jax.random.key(0), x, T), x, T).shape == x.shape
+        assert net.apply(random_params(net, x, T), x, T).shape == x.shape
 
 
 def test_it_learns_a_function_of_point_and_time():
@@ -47,10 +38,10 @@ def test_it_learns_a_function_of_point_and_time():
         return ((net.apply(p, x, t) - y) ** 2).mean()
 
     tx = optax.adam(1e-2)
-    params = net.init(jax.random.key(0), x, t)
+    params = random_params(net, x, t)
     state = tx.init(params)
 
-    @jax.jit
+    @jit
     def step(params, state):
         updates, state = tx.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
@@ -62,7 +53,7 @@ def test_it_learns_a_function_of_point_and_time():
 
 def test_labels_and_time_change_the_output_and_none_is_the_null_label():
     net = MLP(num_classes=3)
-    params = noisy(net.init(jax.random.key(0), X, T, COND))
+    params = random_params(net, X, T, COND)
     base = net.apply(params, X, T, COND)
     other = net.apply(params, X, T, (COND + 1) % 4)
     assert (jnp.abs(base - other).max(1) > 1e-3).all()
@@ -73,7 +64,7 @@ def test_labels_and_time_change_the_output_and_none_is_the_null_label():
 
 def test_dropout_needs_training_and_follows_its_rng():
     net = MLP(dropout=0.5)
-    params = noisy(net.init(jax.random.key(0), X, T))
+    params = random_params(net, X, T)
     one, two = (
         net.apply(params, X, T, train=True, rngs={"dropout": jax.random.key(k)}) for k in (1, 2)
     )
@@ -83,7 +74,7 @@ def test_dropout_needs_training_and_follows_its_rng():
 
 def test_bfloat16_compute_keeps_float32_parameters_and_output():
     net, half = MLP(), MLP(dtype=jnp.bfloat16)
-    params = noisy(half.init(jax.random.key(0), X, T))
+    params = random_params(half, X, T)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     want, got = net.apply(params, X, T), half.apply(params, X, T)
     assert got.dtype == jnp.float32
@@ -94,7 +85,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_output():
 def test_float64_parameters_give_a_float64_network(x64):
     net = MLP(num_classes=3)
     x, t = X.astype(jnp.float64), T.astype(jnp.float64)
-    params = noisy(net.init(jax.random.key(0), X, T))
+    params = random_params(net, X, T)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     wide = jax.tree.map(lambda v: v.astype(jnp.float64), params)
     got = net.apply(wide, x, t, COND)

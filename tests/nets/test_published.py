@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+from quick import jit
 
 from sdejax.nets.presets import PRESETS
-from sdejax.nets.published import from_state_dict, parameter_paths
+from sdejax.nets.published import from_state_dict, parameter_slots
 from sdejax.nets.unet import UNet, geometric_levels
 
 
@@ -25,7 +26,7 @@ def gap(name, dtype):
     kwargs, params, fields = converted(name)
     params = jax.tree.map(lambda v: jnp.asarray(v, dtype), params)
     x, t = (jnp.asarray(fields[key], dtype) for key in ("@x", "@labels"))
-    out, want = jax.jit(UNet(**kwargs).apply)({"params": params}, x, t), fields["@output_f64"]
+    out, want = jit(UNet(**kwargs).apply)({"params": params}, x, t), fields["@output_f64"]
     return np.abs(out - want).max() / np.abs(want).max(), out.dtype
 
 
@@ -44,6 +45,7 @@ def test_float32_forward_is_the_published_one(name):
     assert error < 2e-5
 
 
+@pytest.mark.slow
 def test_the_full_size_network_is_the_published_one():
     kwargs, _, _ = converted("full32_ncsnpp_vesde")
     assert UNet(**kwargs) == UNet(**PRESETS["ve/cifar10_ncsnpp_continuous"])
@@ -53,8 +55,8 @@ def test_the_full_size_network_is_the_published_one():
 @pytest.mark.parametrize("name", parity.SMALL)
 def test_parameters_come_in_the_order_of_the_published_averages(name):
     kwargs, params, fields = converted(name)
-    paths = parameter_paths(kwargs)
-    trainable = [key for key, (path, _) in paths.items() if path[0] != "fourier"]
+    slots = parameter_slots(kwargs)
+    trainable = [key for key, slot in slots.items() if slot.path[0] != "fourier"]
     assert trainable == list(fields["@trainable_order"])
     size = sum(v.size for v in jax.tree.leaves(params))
     assert size == fields["@param_count"]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import jit, random_params
 
 from sdejax.nets.unet import UNet, geometric_levels
 
@@ -17,7 +18,6 @@ SMALL = {
     "ch_mult": (1, 2),
     "num_res_blocks": 1,
     "attn_resolutions": (4,),
-    "init_scale": 1.0,  # at the published 0 an untrained network returns zero
 }
 VARIANTS = {
     "ddpm": {"resblock_type": "ddpm", "skip_rescale": False, "group_size": 1},
@@ -37,8 +37,7 @@ T = jnp.array([0.3, 7.0])
 def built(**kwargs):
     """A small network, its parameters and its compiled function of (params, x, t)."""
     net = UNet(**{**SMALL, **kwargs})
-    params = jax.jit(net.init)(jax.random.key(0), X, T)
-    return net, params, jax.jit(net.apply)
+    return net, random_params(net, X, T), jit(net.apply)
 
 
 @pytest.mark.parametrize("switches", VARIANTS.values(), ids=VARIANTS)
@@ -48,7 +47,7 @@ def test_every_variant_uses_all_parameters_and_has_finite_gradients(switches):
     assert out.shape == X.shape
     weight = jax.random.normal(jax.random.key(2), X.shape)
 
-    @jax.jit
+    @jit
     @functools.partial(jax.grad, argnums=(0, 1))
     def grad(p, x):
         return (net.apply(p, x, T) * weight).sum()
@@ -86,8 +85,8 @@ def test_no_convolution_is_transposed_or_grouped(switches):
 
 
 def test_an_untrained_published_network_returns_zero():
-    _, params, apply = built(init_scale=0.0)
-    np.testing.assert_array_equal(apply(params, X, T), 0)
+    net = UNet(**{**SMALL, "ch_mult": (1,), "attn_resolutions": ()})
+    np.testing.assert_array_equal(net.init_with_output(jax.random.key(0), X, T)[0], 0)
 
 
 def test_time_reaches_the_output_unless_unconditional():
@@ -112,6 +111,7 @@ def test_dropout_follows_its_rng_and_is_off_in_evaluation():
     net, params, apply = built(dropout=0.5)
     _, _, without = built(dropout=0.0)
 
+    @jit
     def draw(k):
         return net.apply(params, X, T, train=True, rngs={"dropout": jax.random.key(k)})
 
@@ -141,20 +141,21 @@ def test_remat_changes_neither_value_nor_gradient():
         out = net.apply(p, X, T, train=True, rngs={"dropout": jax.random.key(5)})
         return (out * X).sum()
 
-    plain = jax.jit(jax.value_and_grad(functools.partial(loss, net)))(params)
-    remat = jax.jit(jax.value_and_grad(functools.partial(loss, again)))(params)
+    plain = jit(jax.value_and_grad(functools.partial(loss, net)))(params)
+    remat = jit(jax.value_and_grad(functools.partial(loss, again)))(params)
     scale = max(jnp.abs(g).max() for g in jax.tree.leaves(plain[1]))
     np.testing.assert_allclose(plain[0], remat[0], rtol=1e-4)
     for one, two in zip(*map(jax.tree.leaves, (plain[1], remat[1])), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5 * scale)
     text = str(jax.make_jaxpr(functools.partial(loss, again))(params))
     assert "checkpoint" in text
-    assert jax.tree.structure(again.init(jax.random.key(0), X, T)) == jax.tree.structure(params)
+    shapes = jax.eval_shape(again.init, jax.random.key(0), X, T)
+    assert jax.tree.structure(shapes) == jax.tree.structure(params)
 
 
 def test_vmap_over_single_examples_equals_a_batch(strict):
     net, params, apply = built()
-    one = jax.vmap(lambda x, t: net.apply(params, x[None], t[None])[0])
+    one = jit(jax.vmap(lambda x, t: net.apply(params, x[None], t[None])[0]))
     np.testing.assert_allclose(one(X, T), apply(params, X, T), atol=2e-5)
 
 

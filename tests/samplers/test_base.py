@@ -138,9 +138,9 @@ def test_a_nan_is_reported_as_data_and_raised_by_check():
     def denoiser(x, t):
         return Estimate(jnp.where(t < 0.5, jnp.nan, x), x)
 
-    x, stats = jax.vmap(
-        lambda x: sample(KEY, ddim(), SDE, denoiser, x, grids.uniform(SDE, 4))
-    )(jnp.ones((3, 2)))
+    x, stats = jax.vmap(lambda x: sample(KEY, ddim(), SDE, denoiser, x, grids.uniform(SDE, 4)))(
+        jnp.ones((3, 2))
+    )
     assert np.all(np.isnan(x))
     np.testing.assert_array_equal(stats.result, 2)
     with pytest.raises(FloatingPointError, match=r"3 of 3 examples met a value that is not finite"):

@@ -1,0 +1,348 @@
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import PROCESSES, skewed, skewed_moments
+from stats import assert_mean, assert_moments, slope
+
+from sdejax import dynamics, grids, processes, truth
+from sdejax.prediction import Estimate
+from sdejax.samplers.ancestral import euler_maruyama
+from sdejax.samplers.diffeq import evaluations, solve_ode, solve_sde
+from sdejax.sde import coefficients
+
+KEY = jax.random.key(0)
+VP = processes.vp(t_min=0.05, t_max=0.9)
+
+
+def smooth_grid(n, start=0.9, end=0.05):
+    return jnp.asarray(np.linspace(np.sqrt(start), np.sqrt(end), n + 1) ** 2)
+
+
+def line(dtype=np.float64):
+    return truth.mixture(*map(jnp.asarray, skewed(dtype)))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_exact_flow_of_a_gaussian_to_1e_8_per_sample(name, x64):
+    """m is not 0 and S neither isotropic nor 1; the linear path starts at alpha = 0."""
+    sde = PROCESSES[name]()
+    dist = truth.gaussian(jnp.asarray([1.0, -2.0]), jnp.diag(jnp.asarray([0.25, 4.0])))
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)))
+    solver, tight = dfx.Dopri8(), dfx.PIDController(rtol=1e-10, atol=1e-10)
+
+    def run(z):
+        x = truth.gaussian_flow(dist, sde, z, jnp.asarray(sde.t_max))
+        denoiser = truth.denoiser(dist, sde)
+        out, stats = solve_ode(sde, denoiser, x, solver=solver, controller=tight, denoise=False)
+        return out, stats.result, truth.gaussian_flow(dist, sde, z, jnp.asarray(sde.t_min))
+
+    out, result, exact = jax.jit(jax.vmap(run))(z)
+    np.testing.assert_array_equal(result, 0)
+    assert np.abs(out - exact).max() <= 1e-8
+
+
+@pytest.fixture
+def flow(x64):
+    """Starts on the mixture's flow, their ends by a tight solve, and a runner."""
+    denoiser = truth.denoiser(line(), VP)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 1)))
+
+    def run(x, **options):
+        return jax.vmap(lambda x: solve_ode(VP, denoiser, x, denoise=False, **options)[0])(x)
+
+    def tight(x, tolerance):
+        controller = dfx.PIDController(rtol=tolerance, atol=tolerance)
+        return run(x, solver=dfx.Dopri8(), controller=controller)
+
+    return x, jax.jit(tight)(x, 1e-12), run
+
+
+@pytest.mark.parametrize(
+    ("solver", "order", "ns"),
+    [
+        (dfx.Euler(), 1, [32, 64, 128, 256, 512]),
+        (dfx.Heun(), 2, [32, 64, 128, 256, 512]),
+        pytest.param(dfx.Bosh3(), 3, [32, 64, 128, 256, 512], marks=pytest.mark.slow),
+        (dfx.Tsit5(), 5, [16, 32, 64, 128, 256]),
+    ],
+)
+def test_fixed_steps_have_the_solvers_order(solver, order, ns, flow):
+    x, reference, run = flow
+    errors = []
+    for n in ns:
+        out = jax.jit(run, static_argnames="solver")(x, solver=solver, ts=smooth_grid(n))
+        errors.append(np.sqrt(np.mean((out - reference) ** 2)))
+    assert abs(slope(ns, errors) + order) < 0.25 * min(order, 2), (slope(ns, errors), errors)
+
+
+def test_adaptive_errors_follow_the_tolerance(flow):
+    x, reference, run = flow
+    tolerances = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
+    for solver in (dfx.Tsit5(),):
+        solve = jax.jit(
+            lambda x, tol, solver=solver: run(
+                x, solver=solver, controller=dfx.PIDController(rtol=tol, atol=tol)
+            )
+        )
+        errors = [np.sqrt(np.mean((solve(x, tol) - reference) ** 2)) for tol in tolerances]
+        assert 0.7 < slope(tolerances, errors) < 1.3, errors
+
+
+ODE_SOLVERS = [
+    dfx.Euler(),
+    dfx.Heun(),
+    dfx.Bosh3(),
+    dfx.Tsit5(),
+    dfx.Dopri8(),
+    dfx.ReversibleHeun(),
+]
+SDE_SOLVERS = [dfx.Euler(), dfx.Heun(), dfx.ShARK(), dfx.SRA1(), dfx.SPaRK(), dfx.EulerHeun()]
+SLOW = pytest.mark.slow
+MORE_ODE = [
+    pytest.param(solver, marks=SLOW) for solver in (dfx.Midpoint(), dfx.Ralston(), dfx.Dopri5())
+]
+MORE_SDE = [
+    pytest.param(solver, marks=SLOW)
+    for solver in (
+        dfx.SEA(), dfx.SlowRK(), dfx.GeneralShARK(), dfx.ItoMilstein(), dfx.StratonovichMilstein(),
+        dfx.Midpoint(), dfx.ReversibleHeun(),
+    )
+]  # fmt: skip
+
+
+def counting():
+    """A denoiser whose estimate jumps, so that steps are rejected, and the list of its times."""
+    calls = []
+
+    def denoiser(x, t):
+        jax.debug.callback(lambda t: calls.append(float(t)), t)
+        size = jnp.where(t < 0.4, 5.0, -1.0).astype(x.dtype)
+        return Estimate(size * jnp.sin(5 * x), x)
+
+    return denoiser, calls
+
+
+def ids(solver):
+    return type(solver).__name__
+
+
+@pytest.mark.parametrize("solver", ODE_SOLVERS + MORE_ODE, ids=ids)
+def test_nfe_of_the_ode_is_what_a_callback_counts(solver):
+    sde, (denoiser, calls) = processes.rectified_flow(), counting()
+    x = jnp.full((1,), 0.3)
+    _, stats = solve_ode(sde, denoiser, x, solver=solver, ts=grids.uniform(sde, 6))
+    jax.effects_barrier()
+    assert stats.nfe == len(calls)
+    calls.clear()
+    if isinstance(solver, dfx.Euler):  # it has no error estimate
+        return
+    controller = dfx.PIDController(rtol=1e-4, atol=1e-4)
+    _, stats = solve_ode(sde, denoiser, x, solver=solver, controller=controller, denoise=False)
+    jax.effects_barrier()
+    assert stats.nfe == len(calls)
+    assert np.any(np.diff(calls) > 0.01), "no step was rejected"  # t went back up
+    assert stats.result == 0
+
+
+@pytest.mark.parametrize("solver", SDE_SOLVERS + MORE_SDE, ids=ids)
+def test_nfe_of_the_sde_is_what_a_callback_counts(solver):
+    sde, (denoiser, calls) = processes.rectified_flow(t_min=0.05), counting()
+    x = jnp.full((1,), 0.3)
+    noise, ts = dynamics.sigma_noise, grids.uniform(sde, 6)
+    _, stats = solve_sde(KEY, sde, denoiser, x, solver=solver, ts=ts, noise=noise)
+    jax.effects_barrier()
+    assert stats.nfe == len(calls)
+    calls.clear()
+    if not isinstance(solver, dfx.ShARK | dfx.Heun):
+        return
+    controller = dfx.PIDController(rtol=1e-2, atol=1e-2)
+    _, stats = solve_sde(KEY, sde, denoiser, x, solver=solver, controller=controller, noise=noise)
+    jax.effects_barrier()
+    assert stats.nfe == len(calls)
+    assert np.any(np.diff(calls) > 0.001), "no step was rejected"
+    assert stats.result == 0
+
+
+@pytest.mark.parametrize(
+    "solver", [dfx.ImplicitEuler(), dfx.Kvaerno3(), dfx.HalfSolver(dfx.Euler())]
+)
+def test_solvers_whose_evaluations_cannot_be_counted_are_refused(solver):
+    with pytest.raises(ValueError, match=rf"wrapped {type(solver).__name__}; exp"):
+        evaluations(solver)
+
+
+def test_a_grid_and_a_controller_together_are_refused():
+    ts, controller = grids.uniform(VP, 4), dfx.PIDController(rtol=1e-3, atol=1e-3)
+    denoiser, _ = counting()
+    with pytest.raises(ValueError, match=r"both a controller \(PIDController\) and a grid ts of 5"):
+        solve_ode(VP, denoiser, jnp.ones((1,)), ts=ts, controller=controller)
+    with pytest.raises(ValueError, match=r"both a controller \(PIDController\) and a grid ts of 5"):
+        solve_sde(KEY, VP, denoiser, jnp.ones((1,)), ts=ts, controller=controller)
+
+
+def test_out_of_steps_and_nan_are_result_codes():
+    def bad(x, t):
+        return Estimate(jnp.where(t < 0.5, jnp.nan, x), x)
+
+    def good(x, t):
+        return Estimate(x, x)
+
+    x = jnp.ones((2,))
+    ts = grids.uniform(VP, 4)
+    for solve in (
+        lambda f, **kwargs: solve_ode(VP, f, x, **kwargs)[1],
+        lambda f, **kwargs: solve_sde(KEY, VP, f, x, **kwargs)[1],
+    ):
+        assert solve(good, max_steps=2).result == 1
+        assert solve(bad, ts=ts, denoise=False).result == 2
+        assert solve(bad, max_steps=64).result != 0  # every step is rejected at the NaN
+        assert solve(good, ts=ts).result == 0
+
+
+def test_saved_states_lie_on_the_flow(x64):
+    dist = truth.gaussian(jnp.asarray([1.0]), jnp.asarray([[0.25]]))
+    z, times = jnp.asarray([0.7]), jnp.asarray([0.8, 0.5, 0.1])
+    x = truth.gaussian_flow(dist, VP, z, jnp.asarray(0.9))
+    tight = dfx.PIDController(rtol=1e-9, atol=1e-9)
+    denoiser = truth.denoiser(dist, VP)
+    out, stats = solve_ode(VP, denoiser, x, solver=dfx.Dopri8(), controller=tight, save_at=times)
+    exact = jax.vmap(lambda t: truth.gaussian_flow(dist, VP, z, t))(times)
+    np.testing.assert_allclose(stats.saved, exact, atol=1e-5)  # dense output has a lower order
+    end = truth.gaussian_flow(dist, VP, z, jnp.asarray(0.05))
+    np.testing.assert_allclose(out, denoiser(end, jnp.asarray(0.05)).x0, rtol=1e-8)
+
+
+# Reverse processes -----------------------------------------------------------------------------
+
+
+def paths_errors(dist, sde, methods, ns, count):
+    """Strong errors at t_min of each method, on common Brownian paths that are refined."""
+    denoiser = truth.denoiser(dist, sde)
+    span = sde.t_max - sde.t_min
+
+    def grid(n):
+        return jnp.linspace(sde.t_max, sde.t_min, n + 1)
+
+    def path_of(key):
+        shape = jax.ShapeDtypeStruct((1,), jnp.float64)
+        return dfx.VirtualBrownianTree(
+            0.0, span, 2.0**-10 * span, shape, key, levy_area=dfx.SpaceTimeLevyArea
+        )
+
+    def by_rows(key, x, n):
+        """The rows of the fixed-grid sampler, with the path's increments for its noise."""
+        ts, path = grid(n), path_of(key)
+        rows = euler_maruyama().prepare(sde, ts)
+        taus = sde.t_max - ts
+
+        def step(x, inputs):
+            row, start, end = inputs
+            x0, eps = denoiser(x, row.t)
+            z = path.evaluate(start, end).astype(x.dtype) / jnp.sqrt(end - start)
+            return row.a * x + row.b * x0 + row.c * eps + row.d * z, None
+
+        return jax.lax.scan(step, x, (rows, taus[:-1], taus[1:]))[0]
+
+    def by_solver(key, x, n, solver):
+        return solve_sde(
+            key, sde, denoiser, x, solver=solver, ts=grid(n), path=path_of(key), denoise=False
+        )[0]
+
+    keys = jax.random.split(KEY, count)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(count, 1)))
+
+    def batch(n, solver):
+        one = (
+            (lambda k, x: by_rows(k, x, n))
+            if solver is None
+            else (lambda k, x: by_solver(k, x, n, solver))
+        )
+        return jax.jit(jax.vmap(one))(keys, x)
+
+    reference = batch(8 * ns[-1], dfx.ShARK())
+    errors = {
+        name: [np.sqrt(np.mean((batch(n, solver) - reference) ** 2)) for n in ns]
+        for name, solver in methods.items()
+    }
+    return errors, (batch(ns[0], None), batch(ns[0], dfx.Euler()))
+
+
+REVERSED = processes.vp(beta_max=8.0, t_min=0.2, t_max=0.9)
+NS = [4, 8, 16, 32, 64]
+
+
+def test_strong_orders_on_a_nonlinear_drift(x64):
+    """1 for Euler (the noise is additive), 1.5 for ShARK, on one and the same path."""
+    methods = {"euler": dfx.Euler(), "shark": dfx.ShARK()}
+    errors, (rows, euler) = paths_errors(line(), REVERSED, methods, NS, 64)
+    # The sampler's rows are Euler-Maruyama itself, on the same increments.
+    np.testing.assert_allclose(rows, euler, rtol=1e-9)
+    slopes = {name: -slope(NS, values) for name, values in errors.items()}
+    assert 0.9 <= slopes["euler"] < 1.3, (slopes, errors)
+    assert 1.35 <= slopes["shark"] < 2.0, (slopes, errors)
+
+
+@pytest.mark.slow
+def test_strong_order_of_sra1(x64):
+    ns = [16, 32, 64, 128, 256]
+    errors, _ = paths_errors(line(), REVERSED, {"sra1": dfx.SRA1()}, ns, 64)
+    assert -slope(ns, errors["sra1"]) >= 1.35, errors
+
+
+@pytest.mark.slow
+def test_strong_order_2_on_a_linear_drift(x64):
+    """For a Gaussian the reverse process is an Ornstein-Uhlenbeck process: half an order more."""
+    dist = truth.gaussian(jnp.asarray([0.5]), jnp.asarray([[0.3]]))
+    ns = [16, 32, 64, 128, 256]
+    methods = {"shark": dfx.ShARK(), "sra1": dfx.SRA1()}
+    for values in paths_errors(dist, REVERSED, methods, ns, 64)[0].values():
+        assert 1.8 < -slope(ns, values) < 2.3, values
+
+
+def test_the_transition_of_an_ornstein_uhlenbeck_process():
+    """N(0, 1) under constant beta: dx = -beta/2 x dtau + sqrt(beta) dW from one fixed start."""
+    beta, start = 2.0, 3.0
+    sde = processes.VP(beta_min=beta, beta_max=beta, t_min=0.2, t_max=1.0)
+    dist = truth.gaussian(jnp.zeros(1), jnp.ones((1, 1)))
+    ts = grids.uniform(sde, 32)
+
+    def draw(key):
+        denoiser = truth.denoiser(dist, sde)
+        return solve_sde(key, sde, denoiser, jnp.full((1,), start), ts=ts, denoise=False)[0][0]
+
+    x = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 16_384))
+    assert_mean(x, start * np.exp(-beta * 0.8 / 2))
+    assert_mean((np.asarray(x, float) - start * np.exp(-0.8)) ** 2, 1 - np.exp(-beta * 0.8))
+
+
+CASES = {
+    "fixed-shark-g": (processes.vp(t_min=0.01), {"noise": None, "steps": 100}),
+    "fixed-euler-sigma": (
+        processes.rectified_flow(0.02), {"noise": dynamics.sigma_noise, "solver": dfx.Euler(), "steps": 300}
+    ),
+    "adaptive-shark-sigma": (processes.rectified_flow(0.02), {"noise": dynamics.sigma_noise}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reverse_processes_end_in_the_mixture(case):
+    """From exact draws of p at t_max, in standard errors: mean, variance and skewness."""
+    sde, options = CASES[case]
+    options = {key: value for key, value in options.items() if value is not None}
+    if "steps" in options:
+        options["ts"] = grids.quadratic(sde, options.pop("steps"))
+    dist = line(np.float32)
+    start, end = coefficients(sde, sde.t_max), coefficients(sde, sde.t_min)
+
+    def draw(key):
+        data_key, noise_key, solve_key = jax.random.split(key, 3)
+        x = start.alpha * truth.sample(data_key, dist)
+        x = x + start.sigma * jax.random.normal(noise_key, (1,))
+        denoiser = truth.denoiser(dist, sde)
+        return solve_sde(solve_key, sde, denoiser, x, denoise=False, **options)
+
+    x, stats = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 4096))
+    np.testing.assert_array_equal(stats.result, 0)
+    assert_moments(x[:, 0], *skewed_moments(end.alpha, end.sigma))
