@@ -131,6 +131,8 @@ class EDM(SDE):
 
     t_min: Leaf = 0.002
     t_max: Leaf = 80.0
+    sigma_min = property(lambda self: self.t_min)
+    sigma_max = property(lambda self: self.t_max)
 
     def alpha(self, t: Time) -> Scalar:
         """1."""
@@ -172,9 +174,7 @@ class RectifiedFlow(SDE):
 
 def _increasing(name: str, **values: float) -> None:
     """Refuses values that are not finite, positive and strictly increasing."""
-    numbers = [0.0, *values.values()]
-    increasing = all(low < high for low, high in pairwise(numbers))
-    if not increasing or not all(map(math.isfinite, numbers)):
+    if not all(low < high for low, high in pairwise([0.0, *values.values(), math.inf])):
         got = ", ".join(f"{key}={value}" for key, value in values.items())
         raise ValueError(f"{name}: got {got}; expected finite 0 < {' < '.join(values)}")
 

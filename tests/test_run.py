@@ -1,15 +1,207 @@
+import dataclasses
 import json
 import threading
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_config import BATCH, HELD_OUT, STEPS, get_config
 
-from sdejax.build import build_data, build_loss, change
+from sdejax.build import build_data, build_loss, build_model, change
 from sdejax.data.pipeline import batches
 from sdejax.data.scaling import Scaling, integers
-from sdejax.run import MAY_CHANGE, generator_of, save_picture, train
+from sdejax.run import MAY_CHANGE, finish, generator_of, save_picture, train
+from sdejax.samplers.base import Stats
 from sdejax.tables import PREDICTIONS, SDES, component
-from sdejax.train.catalog import all_steps
-from sdejax.train.checkpoint import restore_params
+from sdejax.train.catalog import all_steps, read_meta
+from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.integrity import CheckpointError
+from sdejax.train.preemption import preemption_notice
+
+
+def plain(**changes):
+    config = get_config()
+    change(config, {key.replace("__", "."): value for key, value in changes.items()})
+    return config.to_dict()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run: its folder, its model and its last state."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, *train(plain(), workdir)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+def test_what_a_run_leaves_behind(run):
+    workdir, _, state = run
+    assert int(state.step) == STEPS
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == STEPS
+    assert [n["step"] for n in lines(workdir) if "loss" in n] == [2, 4, 6]
+    assert [n["step"] for n in lines(workdir) if "held_out_loss" in n] == [3, 6]
+    assert all(n["examples_per_second"] > 0 for n in lines(workdir) if "loss" in n)
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == [
+        "step_0000003.png",
+        "step_0000006.png",
+    ]
+    assert all_steps(workdir / "checkpoints") == [3, 6]
+    assert any((workdir / "tensorboard").iterdir())
+    assert not (workdir / "report.json").exists()  # not asked for
+    with Image.open(workdir / "samples.png") as picture:
+        assert min(picture.size) > 100
+    meta = read_meta(workdir / "checkpoints")
+    assert (meta["event_shape"], meta["num_classes"], meta["data"]["next_step"]) == ([2], None, 6)
+
+
+def test_held_out_loss_is_that_of_the_average_over_fixed_batches_and_noise(run):
+    workdir, parts, _ = run
+    config = plain()
+    _, held_out = build_data(config)
+    loss = jax.jit(build_loss(config, parts))
+    for step, logged in [(n["step"], n["held_out_loss"]) for n in lines(workdir) if len(n) == 2]:
+        ema, raw = (
+            restore_params(workdir / "checkpoints", step, which=which)
+            for which in ("ema_params", "params")
+        )
+        means = {"ema": [], "raw": []}
+        with batches(held_out, BATCH, seed=0) as rows:
+            for index in range(HELD_OUT):
+                batch, key = next(rows), jax.random.fold_in(jax.random.key(0), index)
+                means["ema"].append(float(loss(ema, key, batch)[0].mean()))
+                means["raw"].append(float(loss(raw, key, batch)[0].mean()))
+        assert logged == pytest.approx(np.mean(means["ema"]), rel=1e-5)
+        assert logged != pytest.approx(np.mean(means["raw"]), rel=1e-4)
+
+
+def test_the_report_at_the_end_is_of_the_samples_drawn(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def generate(params, num, seed, progress):
+        asked.append((params, num, seed))
+        return np.full((num, 2), 0.5, np.float32), Stats(np.full(num, 7), np.zeros(num))
+
+    def report(key, x, real, unseen, real_labels, unseen_labels):
+        assert (x.shape, real.shape, unseen.shape) == ((20, 2), (512, 2), (512, 2))
+        assert real_labels is unseen_labels is None
+        return {"distance": 0.25}
+
+    monkeypatch.setattr("sdejax.run.sample_report", report)
+    monkeypatch.setattr("sdejax.run.format_report", str)
+    finish(
+        plain(sample__report_num=20, seed=3), generate, "averaged", *build_data(plain()), tmp_path
+    )
+    assert asked == [("averaged", 20, 4)]  # another seed than that of the pictures on the way
+    assert json.loads((tmp_path / "report.json").read_text()) == {"distance": 0.25}
+    assert "distance" in (tmp_path / "report.txt").read_text()
+    assert "7 evaluations each" in capsys.readouterr().out
+
+
+def test_training_lowers_the_held_out_loss(run):
+    first, last = (n["held_out_loss"] for n in lines(run[0]) if "held_out_loss" in n)
+    assert last < first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__batch_size": 65}, "65 does not divide over 8 devices: use 64 or 72"),
+        ({"sample__sampler": "hein"}, r"did you mean 'heun'\?"),
+        ({"sample__grid": "karas"}, r"did you mean 'karras'\?"),
+        ({"sample__clip": True}, "sample.clip: got True"),
+        ({"train__eval_every": 0}, "train.eval_every: got 0"),
+        ({"parallel": "pmp"}, "mode='pmp'"),
+        ({"fsdp": 2}, "fsdp=2"),
+        ({"sde__name": "vq"}, r"sde: got 'vq'.*mean 'vp'\?"),
+        ({"optimizer__name": "adm"}, "name='adm'"),
+        ({"conditional": True}, "the data have no labels"),
+        ({"data__options__toy": "moons"}, "toy: got 'moons'"),
+    ],
+)
+def test_a_config_that_cannot_run_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(plain(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_its_sampler_cannot_start_from_is_refused_before_training(tmp_path):
+    config = get_config()
+    config.sde = component("sde", SDES, "rectified_flow")
+    config.prediction = component("prediction", PREDICTIONS, "eps")
+    config.sample.grid, config.train.sample_every = "uniform", 0
+    with pytest.raises(ValueError, match="alpha"):
+        train(config.to_dict(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_are_refused(run):
+    workdir, *_ = run
+    before = (workdir / "config.json").read_text()
+    train_data, held_out = build_data(plain())
+    other = dataclasses.replace(train_data, x=train_data.x + np.float32(1))
+    with pytest.raises(ValueError, match="fingerprint: the checkpoint was trained with"):
+        train(plain(), workdir, data=(other, held_out))
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_what_may_change_exists_and_leaves_the_mathematics_alone():
+    config = plain()
+    for key in MAY_CHANGE:
+        value = config
+        for part in key.split("."):
+            value = value[part]
+    assert not {"seed", "sde", "network", "prediction", "optimizer", "data", "train"} & set(
+        MAY_CHANGE
+    )
+
+
+def test_two_runs_into_one_folder_are_refused(run):
+    workdir, *_ = run
+    with (
+        Checkpoints(workdir / "checkpoints"),
+        pytest.raises(CheckpointError, match="another run"),
+    ):
+        train(plain(), workdir)
+
+
+def test_pictures_of_images_points_and_nothing(tmp_path):
+    gray = np.zeros((4, 8, 8, 1), np.float32)
+    picture = save_picture(tmp_path / "deep" / "images.png", gray, integers(17))
+    assert picture.dtype == np.uint8
+    assert set(picture.ravel()) >= {128}  # the middle of the range
+    points = np.random.default_rng(0).standard_normal((9, 2)).astype(np.float32)
+    assert save_picture(tmp_path / "alone.png", points, Scaling()) is None
+    assert save_picture(tmp_path / "beside.png", points, Scaling(), points) is None
+    sizes = {}
+    for name in ("alone", "beside"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            sizes[name] = image.size
+    assert sizes["beside"][0] > 1.5 * sizes["alone"][0]
+    assert save_picture(tmp_path / "none.png", np.zeros((4, 3), np.float32), Scaling()) is None
+    assert save_picture(tmp_path / "none.png", gray, Scaling()) is None  # no grey levels
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_clipping_needs_a_range():
+    config = get_config("digits").to_dict()
+    config["sample"]["clip"] = True
+    parts = build_model(config, (8, 8, 1), 10)
+    assert generator_of(config, parts, integers(17))
+    with pytest.raises(ValueError, match="no fixed range"):
+        generator_of(config, parts, Scaling())
+
+
+def test_another_thread_may_train_but_is_not_told_of_signals():
+    found = []
+
+    def work():
+        with preemption_notice() as requested:
+            found.append(requested(1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]

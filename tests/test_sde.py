@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,9 +84,9 @@ def test_dtypes_follow_the_arguments_under_strict_promotion(dtype, x64):
         ]
 
     t, x = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((2, 3), dtype)
-    for make in [*PROCESSES.values(), Trigonometric]:
+    for sde in [*(make() for make in PROCESSES.values()), Trigonometric()]:
         # The fields stay Python numbers, as they are outside of jit.
-        out = jax.eval_shape(lambda t, x, sde=make(): everything(sde, t, x), t, x)
+        out = jax.eval_shape(partial(everything, sde), t, x)
         assert {leaf.dtype for leaf in out} == {jnp.dtype(dtype)}
 
 

@@ -4,7 +4,8 @@ Schedulers send SIGTERM and kill half a minute later or so. The loop asks at eac
 saves, closes and exits with ``EXIT_CODE``. One process catches the signal itself. Several must
 stop at the *same* step although only one may have been signalled: there the jax runtime catches
 the signal and agrees on a step, which needs to be asked about at every step by every process.
-Ctrl-C stays a KeyboardInterrupt.
+Ctrl-C stays a KeyboardInterrupt. Python lets only the main thread catch signals: in another one a
+run is not told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ EXIT_CODE = 143
 
 @contextmanager
 def preemption_notice() -> Iterator[Callable[[int], bool]]:
-    """Watch for preemption while the context is open; call from the main thread.
+    """Watch for preemption while the context is open.
 
     Yields:
         ``requested(step) -> bool``: whether to save and stop after this step. With one process it
@@ -33,6 +34,9 @@ def preemption_notice() -> Iterator[Callable[[int], bool]]:
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
         return
     noticed = threading.Event()
     previous = signal.signal(signal.SIGTERM, lambda number, frame: noticed.set())

@@ -40,11 +40,9 @@ def built(**kwargs):
     return net, random_params(net, X, T), jit(net.apply)
 
 
-@pytest.mark.parametrize("switches", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_uses_all_parameters_and_has_finite_gradients(switches):
-    net, params, apply = built(**switches)
-    out = apply(params, X, T)
-    assert out.shape == X.shape
+@pytest.mark.parametrize("name", ["ddpm", "ncsnpp", "skip, cat", "residual"])
+def test_all_parameters_and_inputs_have_finite_gradients_that_are_not_zero(name):
+    net, params, _ = built(**VARIANTS[name])
     weight = jax.random.normal(jax.random.key(2), X.shape)
 
     @jit

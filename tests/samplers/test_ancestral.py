@@ -12,7 +12,7 @@ from sdejax.samplers.base import sample
 from sdejax.samplers.diffeq import solve_ode
 from sdejax.sde import coefficients
 
-COUNT = 8192
+COUNT = 4096
 KEY = jax.random.key(0)
 
 
@@ -131,7 +131,7 @@ def test_samples_have_the_moments_of_the_mixture(case):
     sampler, sde, grid = CASES[case]
     dist = truth.mixture(*map(jnp.asarray, skewed()))
     denoiser = truth.denoiser(dist, sde)
-    ts = grid(sde, 400)
+    ts = grid(sde, 250)
     start = coefficients(sde, sde.t_max)
 
     def draw(key):
@@ -143,7 +143,7 @@ def test_samples_have_the_moments_of_the_mixture(case):
     x, stats = jax.jit(jax.vmap(draw))(jax.random.split(KEY, COUNT))
     end = coefficients(sde, sde.t_min)
     assert_moments(x[:, 0], *skewed_moments(end.alpha, end.sigma))
-    assert np.all(stats.nfe == 400)
+    assert np.all(stats.nfe == 250)
     assert np.all(stats.result == 0)
 
 

@@ -63,6 +63,9 @@ METHODS = {
 ADAPTIVE = {"ode": ode(), "sde": reverse_sde(controller=dfx.PIDController(rtol=1e-2, atol=1e-2))}
 
 
+ADAPTIVE_CASES = [("ode", 1e-5), pytest.param("sde", 1e-2, marks=pytest.mark.slow)]
+
+
 def sharded(indices):
     mesh = Mesh(np.asarray(jax.devices()), ("data",))
     return jax.device_put(indices, NamedSharding(mesh, P("data")))
@@ -84,9 +87,7 @@ def test_an_example_does_not_depend_on_its_batch_or_devices(method):
     assert len(np.unique(np.asarray(batch).round(4))) > 0.9 * batch.size
 
 
-@pytest.mark.parametrize(
-    ("method", "tolerance"), [("ode", 1e-5), pytest.param("sde", 1e-2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("method", "tolerance"), ADAPTIVE_CASES)
 def test_adaptive_examples_agree_to_ten_tolerances(method, tolerance):
     draw = make_sampler(EPS, ADAPTIVE[method], (3,))
     alone, few = draw(None, SDE, KEY, jnp.arange(16))
