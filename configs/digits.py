@@ -45,5 +45,6 @@ def get_config():
     config.sample.sampler = "heun"
     config.sample.steps = 18
     config.sample.grid = "karras"
+    config.sample.num = 100  # ten columns, one for each class
     config.sample.report_num = 1000
     return config

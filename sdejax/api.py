@@ -48,6 +48,7 @@ class Trained:
     scaling: Scaling
     config: Mapping[str, Any]
     step: int
+    _generators: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def sample(
         self,
@@ -86,8 +87,12 @@ class Trained:
         wanted["grid"] = grid or wanted["grid"]
         if labels is not None:
             labels = np.broadcast_to(np.asarray(labels, np.int32), (num,))
-        generate = generator_of({**self.config, "sample": wanted}, self.parts, self.scaling)
-        x, stats = generate(self.params, num, seed, labels, progress)
+        chosen = (wanted["sampler"], wanted["steps"], wanted["grid"])
+        if chosen not in self._generators:  # kept, so that asking again compiles nothing
+            self._generators[chosen] = generator_of(
+                {**self.config, "sample": wanted}, self.parts, self.scaling
+            )
+        x, stats = self._generators[chosen](self.params, num, seed, labels, progress)
         return invert(self.scaling, x), stats
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -105,7 +106,12 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config: {name!r} has no function get_config() -> ConfigDict")
-    config = _overridable(module.get_config(*([extra] if extra else [])))
+    arguments = [extra] if extra else []
+    try:
+        inspect.signature(module.get_config).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"--config: get_config of {name!r} and {arguments}: {error}") from error
+    config = _overridable(module.get_config(*arguments))
     for override in overrides:
         key = override.partition("=")[0].removeprefix("--config.")
         known = keys_of(config)

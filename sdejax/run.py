@@ -167,16 +167,14 @@ def finish(
     save_picture(workdir / "samples.png", x[: wanted["num"]], train_data.scaling, beside)
     print(f"samples: {workdir / 'samples.png'} ({float(np.mean(stats.nfe)):.0f} evaluations each)")
     if wanted["report_num"]:
-        limit = 20_000  # enough for the yardsticks, and no more memory than that
-        real, unseen = (_rows(data, limit) for data in (train_data, held_out))
+        real, unseen = (_rows(data, 20_000) for data in (train_data, held_out))  # they suffice
         report = sample_report(
             jax.random.key(config["seed"]), x, real["x"], unseen["x"],
             real.get("label"), unseen.get("label"),
         )  # fmt: skip
         (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        text = format_report(report)
-        (workdir / "report.txt").write_text(text + "\n")
-        print(text)
+        (workdir / "report.txt").write_text(format_report(report) + "\n")
+        print(format_report(report))
 
 
 def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> Generator:

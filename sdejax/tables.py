@@ -17,7 +17,8 @@ from sdejax.nets.mlp import MLP
 from sdejax.nets.unet import UNet
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama, reverse_diffusion
 from sdejax.samplers.base import Method, on_grid
-from sdejax.samplers.diffeq import SOLVERS, ode, reverse_sde
+from sdejax.samplers.diffeq import ode, reverse_sde
+from sdejax.samplers.solvers import SOLVERS
 
 Table = Mapping[str, Callable[..., Any]]
 

@@ -15,7 +15,7 @@ os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import jaxtyping  # noqa: E402
+import jaxtyping
 
 jaxtyping.install_import_hook("sdejax", "beartype.beartype")
 
@@ -25,7 +25,7 @@ import pytest  # noqa: E402
 
 @pytest.fixture
 def x64():
-    """float64, and errors on silent dtype or rank promotion: for the mathematics (floors 0 to 3)."""
+    """float64, and errors on silent dtype or rank promotion: for floors 0 to 3."""
     with (
         jax.enable_x64(True),
         jax.numpy_dtype_promotion("strict"),

@@ -83,6 +83,13 @@ def test_the_configured_sampler_keeps_its_steps_and_another_has_its_own(trained)
     assert nfe(sampler="ancestral") == {250 + 1}
 
 
+def test_asking_again_compiles_nothing(trained, monkeypatch):
+    model, _ = trained
+    model.sample(8)
+    monkeypatch.setattr("sdejax.api.generator_of", None)
+    model.sample(16, seed=4)
+
+
 def test_seeds_and_progress(trained, capsys):
     model, _ = trained
     one, other = (model.sample(8, seed=seed)[0] for seed in (1, 2))
@@ -102,12 +109,11 @@ def test_a_fit_goes_on_where_it_stopped(tmp_path, capsys):
 
 def test_labels_make_a_conditional_model(tmp_path):
     labels = np.arange(300) % 3
-    model = fit(
-        NET, points(), processes.edm(sigma_max=20.0), labels=labels, workdir=tmp_path, **TINY
-    )
+    net, sde = NET.clone(num_classes=3), processes.edm(sigma_max=20.0)
+    model = fit(net, points(), sde, labels=labels, workdir=tmp_path, **TINY)
     assert model.parts.num_classes == 3
     again = load(tmp_path)
-    assert again.parts.sde == processes.edm(sigma_max=20.0)
+    assert again.parts.sde == sde
     for label in (0, 2, np.arange(6) % 3):
         np.testing.assert_array_equal(
             again.sample(6, labels=label)[0], model.sample(6, labels=label)[0]

@@ -42,6 +42,7 @@ KEPT_IN = {
     "diffrax": {
         "dynamics",
         "samplers.diffeq",
+        "samplers.solvers",
         "samplers.adaptive",
         "likelihood",
         "flows.continuous",

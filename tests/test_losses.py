@@ -27,7 +27,10 @@ def exact_model(dist, sde, kind):
     return make_model(network, kind, batched=False, scaling=no_scaling, conditioning=raw_time)
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "velocity"])
+SLOW = pytest.param("velocity", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["eps", SLOW])
 def test_the_loss_at_the_posterior_mean_is_the_irreducible_one(kind):
     """For N(m, S^2): E|eps_hat - eps|^2 = sum_i alpha^2 S_i^2 / (alpha^2 S_i^2 + sigma^2)."""
     sde = processes.sub_vp()
@@ -122,6 +125,7 @@ def test_label_drop_needs_a_probability_and_a_null_label():
         make_loss(model, processes.vp(), 4, label_drop=0.1)
 
 
+@pytest.mark.slow
 def test_importance_sampling_leaves_loss_and_gradient():
     """Through ``make_loss``, over many steps: same mean for both, and for an objective not."""
     sde = processes.vp()

@@ -95,6 +95,9 @@ def npz(
             "identity"; 8-bit integers always scale to [-1, 1].
         num_classes: number of classes; by default the largest label plus one.
 
+    Returns:
+        The split, real-valued or 8-bit, with labels where there are any.
+
     Raises:
         ValueError: if the file is damaged or has object arrays, a member is missing, or a dtype
             or shape does not fit.

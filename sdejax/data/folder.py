@@ -100,6 +100,9 @@ def folder(
         classes: whether sub-folders, in alphabetical order, are classes.
         held_out: fraction kept from training when there are no split folders.
 
+    Returns:
+        The split, decoded as it is read, with labels where sub-folders are classes.
+
     Raises:
         FileNotFoundError: if there are no images, or the split has no folder.
         ValueError: if sizes differ, a file is no image, or images lie next to class folders.

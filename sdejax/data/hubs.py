@@ -82,6 +82,9 @@ def hf(
         size: take the centred square and resize it to this side; None keeps the images as they are.
         channels: 1, 3 or 4.
 
+    Returns:
+        The split, decoded as it is read.
+
     Raises:
         ImportError: if ``datasets`` is not installed; the message names the extra.
         ValueError: if the split or a column is missing, or an image is damaged or of another size.
@@ -129,6 +132,9 @@ def tfds(
         label: name of the label feature, or None for no labels.
         size: take the centred square and resize it to this side; None keeps the images as they are.
         channels: 1, 3 or 4.
+
+    Returns:
+        The split, decoded as it is read.
 
     Raises:
         ImportError: if ``tensorflow-datasets`` is not installed; the message names the extra.

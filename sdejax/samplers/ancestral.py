@@ -47,7 +47,7 @@ def ddim(eta: float = 0.0) -> Sampler:
         t, s = _both_ends(sde, ts)
         ratio = t.alpha * s.sigma / (s.alpha * t.sigma)
         fresh = 1.0 - ratio**2
-        # eta stays outside of the roots, whose derivatives at 0 (eta = 0; alpha_t = 0) are infinite.
+        # eta stays outside of the roots, whose derivatives at 0 are infinite.
         kept = ratio if eta == 1.0 else jnp.sqrt(1.0 - eta**2 * fresh)
         noise = eta * s.sigma * jnp.sqrt(fresh)
         return NoisyRow(ts[:-1], jnp.zeros_like(kept), s.alpha, s.sigma * kept, noise)

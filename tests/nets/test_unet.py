@@ -84,7 +84,8 @@ def test_no_convolution_is_transposed_or_grouped(switches):
 
 def test_an_untrained_published_network_returns_zero():
     net = UNet(**{**SMALL, "ch_mult": (1,), "attn_resolutions": ()})
-    np.testing.assert_array_equal(net.init_with_output(jax.random.key(0), X, T)[0], 0)
+    out, _ = jit(net.init_with_output)(jax.random.key(0), X, T)
+    np.testing.assert_array_equal(out, 0)
 
 
 def test_time_reaches_the_output_unless_unconditional():
@@ -132,7 +133,7 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
 
 
 def test_remat_changes_neither_value_nor_gradient():
-    net, params, _ = built(dropout=0.3)
+    net, params, _ = built(dropout=0.3, ch_mult=(1,), attn_resolutions=())
     again = net.clone(remat=True)
 
     def loss(net, p):
@@ -145,8 +146,11 @@ def test_remat_changes_neither_value_nor_gradient():
     np.testing.assert_allclose(plain[0], remat[0], rtol=1e-4)
     for one, two in zip(*map(jax.tree.leaves, (plain[1], remat[1])), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5 * scale)
-    text = str(jax.make_jaxpr(functools.partial(loss, again))(params))
-    assert "checkpoint" in text
+    stored, recomputed = (
+        len(list(convolutions(jax.make_jaxpr(jax.grad(functools.partial(loss, n)))(params).jaxpr)))
+        for n in (net, again)
+    )
+    assert recomputed >= stored + 8  # two convolutions a block, at least four blocks
     shapes = jax.eval_shape(again.init, jax.random.key(0), X, T)
     assert jax.tree.structure(shapes) == jax.tree.structure(params)
 

@@ -125,7 +125,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+SHORT = ("ancestral-vp", "reverse_diffusion-ve", "em-sigma-rf")
+ALL = [c if c in SHORT else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+
+
+@pytest.mark.parametrize("case", ALL)
 def test_samples_have_the_moments_of_the_mixture(case):
     """From exact draws of p at t_max: mean, variance and skewness at t_min, in standard errors."""
     sampler, sde, grid = CASES[case]

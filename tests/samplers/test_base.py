@@ -13,6 +13,13 @@ KEY = jax.random.key(0)
 SDE = processes.vp()
 
 
+def slow(sampler):
+    return pytest.param(sampler, marks=pytest.mark.slow)
+
+
+OTHERS = [slow(reverse_diffusion()), slow(euler_maruyama())]
+
+
 def gaussian_denoiser(sde):
     """The posterior mean for N(1, 4) in one line, so that compiling is quick."""
 
@@ -24,7 +31,7 @@ def gaussian_denoiser(sde):
     return denoiser
 
 
-@pytest.mark.parametrize("sampler", [ddim(), ancestral(), reverse_diffusion(), euler_maruyama()])
+@pytest.mark.parametrize("sampler", [ancestral(), *OTHERS])
 @pytest.mark.parametrize("denoise", [True, False])
 def test_nfe_is_what_a_counting_callback_counts(sampler, denoise):
     calls = []
@@ -104,7 +111,7 @@ def test_jit_and_vmap_change_nothing():
     np.testing.assert_allclose(jax.jit(jax.vmap(run))(keys, x), loop, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", [ddim(), ancestral(), reverse_diffusion(), euler_maruyama()])
+@pytest.mark.parametrize("sampler", [ddim(), *OTHERS, slow(ancestral())])
 def test_gradients_flow_through_a_run(sampler, x64):
     """To a field of the process, for the same noise, against a central difference."""
     dist = truth.mixture(*(jnp.asarray(part, jnp.float64) for part in skewed()))

@@ -71,7 +71,10 @@ def sharded(indices):
     return jax.device_put(indices, NamedSharding(mesh, P("data")))
 
 
-@pytest.mark.parametrize("method", METHODS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ode", "sde")]
+
+
+@pytest.mark.parametrize("method", ["ancestral", *SLOW])
 def test_an_example_does_not_depend_on_its_batch_or_devices(method):
     draw = make_sampler(EPS, METHODS[method], (2, 3))
     alone, _ = draw(None, SDE, KEY, jnp.arange(16))

@@ -1,0 +1,336 @@
+"""The commands as users run them: in this process where that is enough, else as real processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_config import STEPS
+
+from sdejax.cli import main, parser, read_config
+from sdejax.train.catalog import all_steps
+from sdejax.train.checkpoint import restore_params
+
+CONFIG = str(Path(__file__).with_name("tiny_config.py"))
+LIMIT = 200  # seconds that a process may take on a busy machine
+
+
+def train(workdir, *more, config=CONFIG):
+    main(["train", "--config", config, "--workdir", str(workdir), *more])
+
+
+def sample(workdir, out, *more):
+    main(["sample", "--workdir", str(workdir), "--out", str(out), *more])
+    with np.load(out) as found:
+        return found["x"], found["nfe"]
+
+
+def fails(capsys, *arguments, code=1):
+    """The message of a command that fails: one, on stderr, without a traceback."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.count("sdejax: error: ") == 1
+    return error.split("sdejax: error: ")[1]
+
+
+def refused(capsys, workdir, *more, config=CONFIG):
+    return fails(capsys, "train", "--config", config, "--workdir", workdir, *more)
+
+
+def steps_of(workdir):
+    return all_steps(workdir / "checkpoints")
+
+
+def logged(workdir, name):
+    with (workdir / "metrics.jsonl").open() as lines:
+        return [line["step"] for line in map(json.loads, lines) if name in line]
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """A finished run of the unconditional model."""
+    workdir = tmp_path_factory.mktemp("points")
+    train(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A finished run of the conditional model."""
+    workdir = tmp_path_factory.mktemp("digits")
+    train(workdir, "--config.train.steps=2", config=f"{CONFIG}:digits")
+    return workdir
+
+
+@pytest.fixture
+def copied(points, tmp_path):
+    return Path(shutil.copytree(points, tmp_path / "copy"))
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_workdir(points):
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "samples",
+        "samples.png",
+    } == {path.name for path in points.iterdir()}
+    assert json.loads((points / "config.json").read_text())["network"]["hidden"] == [16]
+    assert logged(points, "loss") == [2, 4, 6]
+    assert logged(points, "held_out_loss") == [3, 6]
+    assert steps_of(points) == [3, 6]
+    assert len(list((points / "samples").glob("step_*.png"))) == 2
+
+
+def test_a_finished_run_is_left_alone_and_more_steps_go_on(copied, capsys):
+    before = restore_params(copied / "checkpoints")
+    train(copied)
+    assert f"resuming at step {STEPS} of {STEPS}" in capsys.readouterr().out
+    assert logged(copied, "loss") == [2, 4, 6]
+    jax.tree.map(np.testing.assert_array_equal, restore_params(copied / "checkpoints"), before)
+    train(copied, "--config.train.steps=8", "--config.parallel=jit", "--config.fsdp=2")
+    assert f"resuming at step {STEPS} of 8" in capsys.readouterr().out
+    assert logged(copied, "loss") == [2, 4, 6, 8]
+    assert steps_of(copied)[-1] == 8
+
+
+def test_another_model_in_the_same_workdir_is_refused(copied, capsys):
+    before = (copied / "config.json").read_bytes()
+    error = refused(
+        capsys, copied, "--config.network.hidden=(8,8)", "--config.train.steps=99",
+        "--config.optimizer.learning_rate=0.5",
+    )  # fmt: skip
+    assert "network.hidden: [16] -> [8, 8]" in error
+    assert "optimizer.learning_rate: 0.01 -> 0.5" in error
+    assert "train.steps" not in error
+    assert (copied / "config.json").read_bytes() == before
+    assert steps_of(copied) == [3, 6]
+
+
+def damage(workdir, kind):
+    """Remove or shorten the largest file of the newest checkpoint."""
+    path = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda p: p.stat().st_size)
+    if kind == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-7])
+    return path.name
+
+
+@pytest.mark.parametrize(("kind", "message"), [("missing", "missing"), ("truncated", "expected")])
+def test_a_damaged_checkpoint_is_named(copied, capsys, tmp_path, kind, message):
+    name = damage(copied, kind)
+    commands = (
+        ["train", "--config", CONFIG, "--workdir", copied],
+        ["sample", "--workdir", copied, "--out", tmp_path / "x.npz"],
+    )
+    for command in commands:
+        error = fails(capsys, *command)
+        assert name in error
+        assert message in error
+        assert "go on from another step: ['3']" in error
+    sample(copied, tmp_path / "x.npz", "--step=3", "--num=8")  # the other one still serves
+
+
+def test_batches_that_do_not_divide_are_refused(tmp_path, capsys):
+    error = refused(capsys, tmp_path / "run", "--config.data.batch_size=65")
+    assert "65 does not divide over 8 devices: use 64 or 72" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_misuse_of_train_is_named(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert "did you mean 'train.steps'?" in refused(capsys, run, "--config.train.stps=3")
+    assert "did you mean 'network.hidden'?" in refused(capsys, run, "--config.network.hiden=(3,)")
+    assert "overrides are --config.KEY=VALUE" in refused(capsys, run, "--config.train.steps", "3")
+    assert "overrides are --config.KEY=VALUE" in refused(capsys, run, "--worker=3")
+    assert "steps" in refused(capsys, run, "--config.train.steps=many")
+    assert "no file 'nowhere.py'" in refused(capsys, run, config="nowhere.py")
+    (tmp_path / "empty.py").write_text("")
+    assert "no function get_config" in refused(capsys, run, config=tmp_path / "empty.py")
+    (tmp_path / "plain.py").write_text("def get_config():\n    return None\n")
+    assert "too many positional" in refused(capsys, run, config=f"{tmp_path / 'plain.py'}:x")
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(capsys, tmp_path / "file" / "run")
+    missing = ("--config.data.source=idx", "--config.data.path=nowhere")
+    assert "no existing folder" in refused(capsys, run, *missing, config=f"{CONFIG}:digits")
+    assert not run.exists()
+
+
+def test_overrides_reach_the_config():
+    config = read_config(
+        f"{CONFIG}:digits",
+        ["--config.network.dtype=bfloat16", "--config.network.hidden=(8, 4)", "--config.seed=7",
+         "--config.conditional=False", "--config.optimizer.learning_rate=1e-3"],
+    ).to_dict()  # fmt: skip
+    assert config["network"]["dtype"] == "bfloat16"  # None until now
+    assert tuple(config["network"]["hidden"]) == (8, 4)
+    assert (config["seed"], config["conditional"]) == (7, False)
+    assert config["optimizer"]["learning_rate"] == 1e-3
+    assert config["network"]["num_classes"] is None  # None where it is left alone
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_help_names_every_flag(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    (commands,) = [a for a in parser()._actions if a.dest == "command"]
+    flags = [f for a in commands.choices[command]._actions for f in a.option_strings]
+    assert len(flags) > 6
+    assert all(flag in text for flag in flags)
+    assert "--config.KEY=VALUE" in text or command == "sample"
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def test_samples_are_reproducible_and_depend_on_their_index(points, tmp_path, capsys):
+    few, nfe = sample(points, tmp_path / "few.npz", "--num=8")
+    assert f"8 samples, averaged weights of step {STEPS}, 4 evaluations" in capsys.readouterr().out
+    assert few.shape == (8, 2)
+    assert np.isfinite(few).all()
+    np.testing.assert_array_equal(nfe, np.full(8, 3 + 1))
+    many, _ = sample(points, tmp_path / "many.npz", "--num=16")
+    np.testing.assert_allclose(many[:8], few, atol=1e-5)
+    for other in ("--seed=1", "--raw", "--step=3"):
+        x, _ = sample(points, tmp_path / "other.npz", "--num=8", other)
+        assert not np.allclose(x, few, atol=1e-5), other
+
+
+def test_samplers_steps_and_grids_can_be_chosen(points, tmp_path):
+    choice = ("--sampler=heun", "--steps=4", "--grid=uniform", "--num=8")
+    _, nfe = sample(points, tmp_path / "x.npz", *choice)
+    np.testing.assert_array_equal(nfe, np.full(8, 2 * 4 + 1))
+    _, nfe = sample(points, tmp_path / "x.npz", "--sampler=tsit5", "--num=8")
+    assert len(set(nfe.tolist())) > 1  # adaptive where no steps are given
+
+
+def test_pictures_of_points_and_of_images(points, digits, tmp_path):
+    sizes = []
+    for workdir in (points, digits):
+        out = tmp_path / "new" / f"{workdir.name}.png"
+        main(["sample", "--workdir", str(workdir), "--num=8", "--out", str(out)])
+        with Image.open(out) as picture:
+            sizes.append(picture.size)
+    assert sizes[0][0] == sizes[0][1]  # one panel: there are no data to show beside
+    assert min(sizes[1]) >= 8
+
+
+def test_labels(digits, tmp_path, capsys):
+    default, _ = sample(digits, tmp_path / "x.npz", "--num=8")
+    threes, _ = sample(digits, tmp_path / "x.npz", "--num=8", "--label=3")
+    assert default.shape == (8, 8, 8, 1)
+    np.testing.assert_allclose(threes[3], default[3], atol=1e-4)
+    assert all(not np.allclose(threes[i], default[i], atol=1e-4) for i in (0, 1, 7))
+    command = ["sample", "--workdir", digits, "--out", tmp_path / "y.npz", "--num=8"]
+    assert "0 to 9, or 10 for no label" in fails(capsys, *command, "--label=11")
+
+
+def test_misuse_of_sample_is_named(points, tmp_path, capsys):
+    command = ["sample", "--workdir", points, "--out", tmp_path / "x.npz"]
+    for extra, message in {
+        "--num=0": "num: got 0",
+        "--sampler=hein": "did you mean 'heun'?",
+        "--grid=karas": "did you mean 'karras'?",
+        "--label=1": "not conditional",
+        "--steps=-2": "at least 1",
+        "--step=5": "choose one of [3, 6]",
+        "--out=x.jpg": ".png or .npz",
+        "--colour=red": "unknown argument '--colour=red'",
+    }.items():
+        assert message in fails(capsys, *command, extra)
+    assert "train first" in fails(capsys, "sample", "--workdir", tmp_path / "no", "--out=x.npz")
+    assert not (tmp_path / "x.npz").exists()
+
+
+# --- interruptions, with real processes -----------------------------------------------------------
+
+ENDLESS = ("--config.train.eval_every=100000", "--config.train.sample_every=0")
+
+
+def start(workdir, *more):
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = ["train", "--config", CONFIG, "--workdir", str(workdir), *ENDLESS, *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", "from sdejax.cli import main; main()", *command],
+        env=os.environ | {"TQDM_MININTERVAL": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=(workdir / "stderr").open("w"),
+    )
+
+
+def wait_for(process, what):
+    end = time.monotonic() + LIMIT
+    while not what():
+        assert process.poll() is None, "the process ended"
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def resumes_to_the_same_bits(workdir, mode, tmp_path):
+    """After an interruption, ten more steps give what a run without one gives."""
+    steps = steps_of(workdir)[-1] + 10
+    options = (*ENDLESS, f"--config.parallel={mode}", f"--config.train.steps={steps}")
+    train(workdir, *options)
+    train(tmp_path / "straight", *options)
+    for which in ("params", "ema_params", "opt_state"):
+        one, other = (
+            restore_params(folder / "checkpoints", steps, which=which)
+            for folder in (workdir, tmp_path / "straight")
+        )
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "jit"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, mode):
+    workdir = tmp_path / "run"
+    process = start(workdir, f"--config.parallel={mode}", "--config.train.steps=1000000")
+    try:
+        wait_for(process, lambda: (workdir / "checkpoints").exists() and steps_of(workdir))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(LIMIT) == -signal.SIGKILL
+    finally:
+        process.kill()
+    resumes_to_the_same_bits(workdir, mode, tmp_path)
+
+
+@pytest.mark.parametrize("when", ["the first compilation", "training"])
+def test_sigterm_saves_says_so_and_exits_143(tmp_path, when):
+    workdir = tmp_path / "run"
+    never = "--config.train.checkpoint_every=100000000"
+    process = start(workdir, "--config.train.steps=1000000", never)
+    try:
+        if when == "training":
+            metrics = workdir / "metrics.jsonl"
+            wait_for(process, lambda: metrics.exists() and metrics.stat().st_size)
+        else:  # the bar is shown just before the first step
+            wait_for(process, lambda: "training" in (workdir / "stderr").read_text())
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 143
+    finally:
+        process.kill()
+    (step,) = steps_of(workdir)
+    error = (workdir / "stderr").read_text()
+    assert f"sdejax: stopped by SIGTERM after step {step}, which is saved; run the same" in error
+    assert "Traceback" not in error
+    if when == "training":
+        resumes_to_the_same_bits(workdir, "pmap", tmp_path)
