@@ -38,7 +38,7 @@ def get_config():
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
-    config.train.steps = 2000
+    config.train.steps = 1500
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
 

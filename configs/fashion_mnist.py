@@ -19,15 +19,15 @@ def get_config():
     config = default_config()
     config.data.source = "idx"
     config.data.path = "data/fashion_mnist"
-    config.data.batch_size = 64
+    config.data.batch_size = 32
     config.data.flip = False  # shoes all point the same way
 
     config.network = component(
         "network",
         NETWORKS,
         "unet",
-        nf=32,
-        ch_mult=(1, 2, 2),
+        nf=16,
+        ch_mult=(1, 2, 4),
         num_res_blocks=1,
         attn_resolutions=(7,),
         dropout=0.0,
@@ -40,13 +40,13 @@ def get_config():
     config.weight = component("weight", WEIGHTS, "edm", sigma_data=SIGMA_DATA)
     config.conditional = True
 
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
     config.train.steps = 3000
-    config.train.eval_every = 500
+    config.train.eval_every = 1000
     config.train.sample_every = 1500
-    config.train.checkpoint_every = 500
+    config.train.checkpoint_every = 1000
 
     config.sample.sampler = "heun"
     config.sample.steps = 18

@@ -12,9 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from tiny_config import STEPS
 
+from sdejax import viz
 from sdejax.cli import main, parser, read_config
 from sdejax.train.catalog import all_steps
 from sdejax.train.checkpoint import restore_params
@@ -56,6 +58,26 @@ def steps_of(workdir):
 def logged(workdir, name):
     with (workdir / "metrics.jsonl").open() as lines:
         return [line["step"] for line in map(json.loads, lines) if name in line]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs are compiled once for all the runs of this file, its processes included."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +166,7 @@ def test_a_damaged_checkpoint_is_named(copied, capsys, tmp_path, kind, message):
         error = fails(capsys, *command)
         assert name in error
         assert message in error
-        assert "go on from another step: ['3']" in error
+        assert "go on from another step: [3]" in error
     sample(copied, tmp_path / "x.npz", "--step=3", "--num=8")  # the other one still serves
 
 
@@ -223,15 +245,17 @@ def test_samplers_steps_and_grids_can_be_chosen(points, tmp_path):
     assert len(set(nfe.tolist())) > 1  # adaptive where no steps are given
 
 
-def test_pictures_of_points_and_of_images(points, digits, tmp_path):
-    sizes = []
+def test_pictures_of_points_and_of_images(points, digits, tmp_path, monkeypatch):
+    sizes, beside, plot = [], [], viz.plot_points
+    monkeypatch.setattr(viz, "plot_points", lambda x, y: beside.append(y) or plot(x, y))
     for workdir in (points, digits):
         out = tmp_path / "new" / f"{workdir.name}.png"
         main(["sample", "--workdir", str(workdir), "--num=8", "--out", str(out)])
         with Image.open(out) as picture:
             sizes.append(picture.size)
-    assert sizes[0][0] == sizes[0][1]  # one panel: there are no data to show beside
-    assert min(sizes[1]) >= 8
+    assert min(sizes[0]) > 100
+    assert min(sizes[1]) >= 2 * 8  # images of 8 x 8 in at least two rows and columns
+    assert beside == [None]  # a workdir holds no data to show the samples beside
 
 
 def test_labels(digits, tmp_path, capsys):
