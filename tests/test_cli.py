@@ -336,7 +336,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, mode):
     resumes_to_the_same_bits(workdir, mode, tmp_path)
 
 
-@pytest.mark.parametrize("when", ["the first compilation", "training"])
+@pytest.mark.parametrize(
+    "when", ["the first compilation", pytest.param("training", marks=pytest.mark.slow)]
+)
 def test_sigterm_saves_says_so_and_exits_143(tmp_path, when):
     workdir = tmp_path / "run"
     never = "--config.train.checkpoint_every=100000000"

@@ -34,6 +34,12 @@ FIXED = {
 ADAPTIVE = {"tsit5": "rectified_flow", "shark": "vp"}
 
 
+def with_mark(name):
+    """Solvers whose loops take long to compile are left to the slow suite."""
+    slow = name in ("dopri5", "dopri8", "shark")
+    return pytest.param(name, marks=pytest.mark.slow) if slow else name
+
+
 def zero_parts(sde, seen=None):
     """A model of N(0, SIGMA_DATA^2) without parameters; ``seen`` collects its traces."""
 
@@ -81,7 +87,7 @@ def test_every_sampler_and_process_is_tested():
     assert {sde for sde, *_ in FIXED.values()} == set(SDES)
 
 
-@pytest.mark.parametrize("sampler", FIXED)
+@pytest.mark.parametrize("sampler", [with_mark(name) for name in FIXED])
 def test_fixed_steps_draw_from_the_model_with_known_cost(sampler):
     sde, grid, each, start = FIXED[sampler]
     steps = 24 if each > 1 else 60
@@ -91,7 +97,7 @@ def test_fixed_steps_draw_from_the_model_with_known_cost(sampler):
     assert set(np.asarray(stats.nfe).tolist()) == {each * steps + start + 1}  # 1: the last one
 
 
-@pytest.mark.parametrize("sampler", ADAPTIVE)
+@pytest.mark.parametrize("sampler", [with_mark(name) for name in ADAPTIVE])
 def test_adaptive_steps_draw_from_the_model_with_a_cost_of_each_example(sampler):
     x, stats = make_generator(zero_parts(ADAPTIVE[sampler]), sampler=sampler)({}, 256)
     check_distribution(x)

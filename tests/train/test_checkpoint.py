@@ -1,7 +1,5 @@
 import itertools
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from saved import save_all, small
 from train_toy import ADAM, ROWS, batch_at, digests, loss_fn, make_state, run
 
 from sdejax.train import checkpoint
 from sdejax.train.catalog import all_steps, best_step, read_meta
 from sdejax.train.checkpoint import Checkpoints, restore_params
-from sdejax.train.integrity import CheckpointError, check_config
+from sdejax.train.integrity import CheckpointError
 from sdejax.train.parallel import parallel
 
 WORKER = str(Path(__file__).with_name("train_worker.py"))
@@ -24,37 +23,6 @@ WORKER = str(Path(__file__).with_name("train_worker.py"))
 
 def layout(mode, devices=8, fsdp=1):
     return parallel(mode, loss_fn, ADAM, 0.99, ROWS, devices=jax.devices()[:devices], fsdp=fsdp)
-
-
-def small(step):
-    """A state of which every array says at which step it was saved."""
-    return {"params": {"w": jnp.full((32, 32), float(step))}, "n": jnp.asarray(step)}
-
-
-def shapes(width=32):
-    return {
-        "params": {"w": jax.ShapeDtypeStruct((width, 32), jnp.float32)},
-        "n": jax.ShapeDtypeStruct((), jnp.int32),
-    }
-
-
-def save_all(directory, scores, **options):
-    with Checkpoints(directory, **options) as checkpoints:
-        for step, score in enumerate(scores, start=1):
-            checkpoints.save(step, small(step), {"next": step}, {"loss": score})
-
-
-@pytest.fixture(scope="module")
-def two_steps(tmp_path_factory):
-    """A directory with steps 1 and 2; tests that damage it take a copy."""
-    directory = tmp_path_factory.mktemp("two_steps")
-    save_all(directory, [2.0, 1.0])
-    return directory
-
-
-@pytest.fixture
-def copied(two_steps, tmp_path):
-    return Path(shutil.copytree(two_steps, tmp_path / "copy"))
 
 
 # --- a run goes on as if it had never stopped -----------------------------------------------------
@@ -120,41 +88,6 @@ def test_without_scores_only_the_latest_stay(tmp_path):
     assert best_step(tmp_path) == 4
 
 
-def test_leftovers_of_a_killed_save_are_no_steps(tmp_path):
-    (tmp_path / "8").mkdir()
-    (tmp_path / "9" / "state").mkdir(parents=True)
-    (tmp_path / "9" / "manifest.json").write_text("{}")
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
-        checkpoints.save(8, small(8), {})
-        checkpoints.save(9, small(9), {})
-    assert all_steps(tmp_path) == [8, 9]
-
-
-def test_an_uncommitted_save_is_cleared_away_so_that_the_disk_cannot_fill(copied):
-    (copied / "2" / "commit_success.txt").unlink()
-    assert all_steps(copied) == [1]
-    with Checkpoints(copied) as checkpoints:
-        assert checkpoints.newest_step() == 1
-        checkpoints.save(3, small(3), {})
-    assert not (copied / "2").exists()
-    assert all_steps(copied) == [1, 3]
-
-
-def test_a_save_in_progress_is_not_a_step_yet(tmp_path, monkeypatch):
-    def slowly(directory):
-        time.sleep(0.3)
-        write(directory)
-
-    write = checkpoint.write_manifest
-    monkeypatch.setattr(checkpoint, "write_manifest", slowly)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, small(1), {})
-        assert (checkpoints.latest_step(), checkpoints.newest_step()) == (None, 1)
-        checkpoints.wait()
-        assert checkpoints.latest_step() == 1
-
-
 def test_an_exception_in_the_loop_does_not_lose_the_last_save(tmp_path):
     def loop():
         with Checkpoints(tmp_path) as checkpoints:
@@ -205,103 +138,7 @@ def test_params_are_read_without_optimizer_or_devices(tmp_path):
         restore_params(tmp_path, which="encoder")
 
 
-def test_like_gives_back_lists(tmp_path):
-    params = [jnp.arange(3.0), {"a": jnp.ones(())}]
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"ema_params": params}, {})
-    restored = restore_params(tmp_path, like=params)
-    assert jax.tree.structure(restored) == jax.tree.structure(params)
-    np.testing.assert_array_equal(restored[0], params[0])
-
-
 # --- what is refused ------------------------------------------------------------------------------
-
-
-def largest_file(directory):
-    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
-def flip(path, where):
-    data = bytearray(path.read_bytes())
-    data[int(where * (len(data) - 1))] ^= 0x10
-    path.write_bytes(bytes(data))
-
-
-@pytest.mark.parametrize("where", [0.0, 0.3, 0.7, 1.0])
-def test_a_flipped_bit_is_found_in_every_data_file(copied, where):
-    files = json.loads((copied / "2" / "manifest.json").read_text())["files"]
-    for name in files:
-        path = copied / "2" / name
-        good = path.read_bytes()
-        if good:
-            flip(path, where)
-            with (
-                Checkpoints(copied) as checkpoints,
-                pytest.raises(CheckpointError, match=f"{path.name}.*changed"),
-            ):
-                checkpoints.restore(shapes())
-            path.write_bytes(good)
-    with Checkpoints(copied) as checkpoints:
-        assert checkpoints.restore(shapes())[1] == {"next": 2}
-
-
-def truncate(path):
-    os.truncate(path, path.stat().st_size - 1)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda d: truncate(largest_file(d / "state")), r"expected \d+ bytes, found \d+"),
-        (lambda d: largest_file(d / "state").unlink(), r"missing, expected \d+ bytes"),
-        (lambda d: (d / "manifest.json").unlink(), r"manifest.json: missing"),
-        (lambda d: truncate(d / "manifest.json"), r"not readable as a manifest"),
-        (lambda d: (d / "meta" / "metadata").unlink(), r"metadata: missing"),
-    ],
-)
-def test_damage_is_named_and_the_step_before_still_restores(copied, damage, message):
-    damage(copied / "2")
-    files = sorted(copied.rglob("*"))
-    with Checkpoints(copied) as checkpoints:
-        with pytest.raises(CheckpointError, match=message) as raised:
-            checkpoints.restore(shapes())
-        assert "another step: [1]" in str(raised.value)
-        with pytest.raises(CheckpointError, match=message):
-            restore_params(copied, which="params")
-        state, meta = checkpoints.restore(shapes(), step=1)
-    assert float(state["params"]["w"][3, 4]) == meta["next"] == 1
-    assert sorted(copied.rglob("*")) == files
-
-
-def test_missing_directories_and_steps(tmp_path, two_steps):
-    with pytest.raises(CheckpointError, match="is missing: check --workdir"):
-        read_meta(tmp_path / "nowhere")
-    assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
-        restore_params(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no step 5: choose one of \[1, 2\]"):
-        read_meta(two_steps, step=5)
-
-
-def test_another_model_is_refused_by_naming_the_leaves(two_steps):
-    other = shapes(width=16) | {"m": jax.ShapeDtypeStruct((), jnp.float32)}
-    other["n"] = jax.ShapeDtypeStruct((), jnp.float32)
-    with Checkpoints(two_steps) as checkpoints, pytest.raises(CheckpointError) as raised:
-        checkpoints.restore(other)
-    lines = [line.strip() for line in str(raised.value).splitlines()]
-    assert "m: not saved, expected float32[]" in lines
-    assert "n: saved int32[], expected float32[]" in lines
-    assert "params/w: saved float32[32, 32], expected float32[16, 32]" in lines
-
-
-def test_at_most_twenty_lines_of_differences(two_steps):
-    many = {f"leaf{i:02}": jax.ShapeDtypeStruct((), jnp.float32) for i in range(40)}
-    with Checkpoints(two_steps) as checkpoints, pytest.raises(CheckpointError) as raised:
-        checkpoints.restore(many)
-    lines = str(raised.value).splitlines()
-    assert "42 leaves" in lines[0]
-    assert len(lines) == 22
-    assert lines[-2].strip() == "... and 23 more"
 
 
 def test_steps_only_grow(copied):
@@ -336,17 +173,6 @@ def test_what_cannot_be_stored_is_named(tmp_path):
     with pytest.raises(ValueError, match="keep=0"):
         Checkpoints(tmp_path, keep=0)
     assert all_steps(tmp_path) == []
-
-
-def test_another_config_is_refused_by_naming_the_keys():
-    saved = {"model": {"width": 8, "norms": [1, 2]}, "steps": 10, "log": {"every": 5}, "old": 1}
-    now = {"model": {"width": 16, "norms": (1, 2)}, "steps": 99, "log": {"every": 7}, "new": None}
-    with pytest.raises(CheckpointError) as raised:
-        check_config(saved, now, may_change=("steps", "log"))
-    lines = [line.strip() for line in str(raised.value).splitlines()]
-    assert lines[1:4] == ["model.width: 8 -> 16", "new: '(absent)' -> None", "old: 1 -> '(absent)'"]
-    assert "--workdir" in lines[4]
-    check_config(saved, {**saved, "steps": 11}, may_change=("steps",))
 
 
 # --- kill -9 --------------------------------------------------------------------------------------

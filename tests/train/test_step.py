@@ -30,14 +30,6 @@ def start(tx, dtype=jnp.float32):
     return init_state({"p": jnp.asarray([1.0, -1.0, 0.5], dtype)}, tx, jax.random.key(0))
 
 
-def test_init_state_keeps_the_average_in_buffers_of_its_own():
-    state = start(optax.sgd(0.1))
-    p, ema = state.params["p"], state.ema_params["p"]
-    np.testing.assert_array_equal(p, ema)
-    assert p.unsafe_buffer_pointer() != ema.unsafe_buffer_pointer()
-    assert (int(state.step), int(state.skipped), int(state.bad_streak)) == (0, 0, 0)
-
-
 @pytest.mark.parametrize("wide", [False, True])
 def test_sgd_and_average_follow_their_recurrences(wide):
     with jax.enable_x64(wide):

@@ -1,0 +1,56 @@
+"""Which steps there are: only committed ones, and the same answer for everyone."""
+
+import time
+
+import pytest
+from saved import small
+
+from sdejax.train import checkpoint
+from sdejax.train.catalog import all_steps, read_meta
+from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.integrity import CheckpointError
+
+
+def test_leftovers_of_a_killed_save_are_no_steps(tmp_path):
+    (tmp_path / "8").mkdir()
+    (tmp_path / "9" / "state").mkdir(parents=True)
+    (tmp_path / "9" / "manifest.json").write_text("{}")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+        checkpoints.save(8, small(8), {})
+        checkpoints.save(9, small(9), {})
+    assert all_steps(tmp_path) == [8, 9]
+
+
+def test_an_uncommitted_save_is_cleared_away_so_that_the_disk_cannot_fill(copied):
+    (copied / "2" / "commit_success.txt").unlink()
+    assert all_steps(copied) == [1]
+    with Checkpoints(copied) as checkpoints:
+        assert checkpoints.newest_step() == 1
+        checkpoints.save(3, small(3), {})
+    assert not (copied / "2").exists()
+    assert all_steps(copied) == [1, 3]
+
+
+def test_a_save_in_progress_is_not_a_step_yet(tmp_path, monkeypatch):
+    def slowly(directory):
+        time.sleep(0.3)
+        write(directory)
+
+    write = checkpoint.write_manifest
+    monkeypatch.setattr(checkpoint, "write_manifest", slowly)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, small(1), {})
+        assert (checkpoints.latest_step(), checkpoints.newest_step()) == (None, 1)
+        checkpoints.wait()
+        assert checkpoints.latest_step() == 1
+
+
+def test_missing_directories_and_steps(tmp_path, two_steps):
+    with pytest.raises(CheckpointError, match="is missing: check --workdir"):
+        read_meta(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
+        restore_params(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no step 5: choose one of \[1, 2\]"):
+        read_meta(two_steps, step=5)
