@@ -1,32 +1,19 @@
-"""The commands as users run them: in this process where that is enough, else as real processes."""
+"""The commands as users type them, run in this process."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from command import CONFIG, compiled_once, steps_of, train  # noqa: F401
 from PIL import Image
 from tiny_config import STEPS
 
 from sdejax import viz
 from sdejax.cli import main, parser, read_config
-from sdejax.train.catalog import all_steps
 from sdejax.train.checkpoint import restore_params
-
-CONFIG = str(Path(__file__).with_name("tiny_config.py"))
-LIMIT = 200  # seconds that a process may take on a busy machine
-
-
-def train(workdir, *more, config=CONFIG):
-    main(["train", "--config", config, "--workdir", str(workdir), *more])
 
 
 def sample(workdir, out, *more):
@@ -51,33 +38,9 @@ def refused(capsys, workdir, *more, config=CONFIG):
     return fails(capsys, "train", "--config", config, "--workdir", workdir, *more)
 
 
-def steps_of(workdir):
-    return all_steps(workdir / "checkpoints")
-
-
 def logged(workdir, name):
     with (workdir / "metrics.jsonl").open() as lines:
         return [line["step"] for line in map(json.loads, lines) if name in line]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs are compiled once for all the runs of this file, its processes included."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -283,80 +246,3 @@ def test_misuse_of_sample_is_named(points, tmp_path, capsys):
         assert message in fails(capsys, *command, extra)
     assert "train first" in fails(capsys, "sample", "--workdir", tmp_path / "no", "--out=x.npz")
     assert not (tmp_path / "x.npz").exists()
-
-
-# --- interruptions, with real processes -----------------------------------------------------------
-
-ENDLESS = ("--config.train.eval_every=100000", "--config.train.sample_every=0")
-
-
-def start(workdir, *more):
-    workdir.mkdir(parents=True, exist_ok=True)
-    command = ["train", "--config", CONFIG, "--workdir", str(workdir), *ENDLESS, *more]
-    return subprocess.Popen(
-        [sys.executable, "-c", "from sdejax.cli import main; main()", *command],
-        env=os.environ | {"TQDM_MININTERVAL": "0"},
-        stdout=subprocess.DEVNULL,
-        stderr=(workdir / "stderr").open("w"),
-    )
-
-
-def wait_for(process, what):
-    end = time.monotonic() + LIMIT
-    while not what():
-        assert process.poll() is None, "the process ended"
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
-
-
-def resumes_to_the_same_bits(workdir, mode, tmp_path):
-    """After an interruption, ten more steps give what a run without one gives."""
-    steps = steps_of(workdir)[-1] + 10
-    options = (*ENDLESS, f"--config.parallel={mode}", f"--config.train.steps={steps}")
-    train(workdir, *options)
-    train(tmp_path / "straight", *options)
-    for which in ("params", "ema_params", "opt_state"):
-        one, other = (
-            restore_params(folder / "checkpoints", steps, which=which)
-            for folder in (workdir, tmp_path / "straight")
-        )
-        jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-@pytest.mark.parametrize("mode", ["pmap", "jit"])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, mode):
-    workdir = tmp_path / "run"
-    process = start(workdir, f"--config.parallel={mode}", "--config.train.steps=1000000")
-    try:
-        wait_for(process, lambda: (workdir / "checkpoints").exists() and steps_of(workdir))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(LIMIT) == -signal.SIGKILL
-    finally:
-        process.kill()
-    resumes_to_the_same_bits(workdir, mode, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "when", ["the first compilation", pytest.param("training", marks=pytest.mark.slow)]
-)
-def test_sigterm_saves_says_so_and_exits_143(tmp_path, when):
-    workdir = tmp_path / "run"
-    never = "--config.train.checkpoint_every=100000000"
-    process = start(workdir, "--config.train.steps=1000000", never)
-    try:
-        if when == "training":
-            metrics = workdir / "metrics.jsonl"
-            wait_for(process, lambda: metrics.exists() and metrics.stat().st_size)
-        else:  # the bar is shown just before the first step
-            wait_for(process, lambda: "training" in (workdir / "stderr").read_text())
-            time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(LIMIT) == 143
-    finally:
-        process.kill()
-    (step,) = steps_of(workdir)
-    error = (workdir / "stderr").read_text()
-    assert f"sdejax: stopped by SIGTERM after step {step}, which is saved; run the same" in error
-    assert "Traceback" not in error
-    if when == "training":
-        resumes_to_the_same_bits(workdir, "pmap", tmp_path)
