@@ -12,16 +12,7 @@ Obtained  not trained here: no accelerator
 
 from sdejax.build import default_config
 from sdejax.nets.presets import PRESETS
-from sdejax.tables import (
-    CONDITIONINGS,
-    DENSITIES,
-    NETWORKS,
-    PREDICTIONS,
-    SCALINGS,
-    SDES,
-    WEIGHTS,
-    component,
-)
+from sdejax.tables import component
 
 
 def get_config():
@@ -31,16 +22,14 @@ def get_config():
     config.data.batch_size = 128
     config.data.flip = True
 
-    config.sde = component("sde", SDES, "vp")
-    config.network = component(
-        "network", NETWORKS, "unet", **PRESETS["vp/cifar10_ddpmpp_continuous"]
-    )
-    config.prediction = component("prediction", PREDICTIONS, "eps")
-    config.conditioning = component("conditioning", CONDITIONINGS, "scaled_time", factor=999.0)
-    config.scaling = component("scaling", SCALINGS, "none")
-    config.weight = component("weight", WEIGHTS, "simple")
+    config.sde = component("sde", "vp")
+    config.network = component("network", "unet", **PRESETS["vp/cifar10_ddpmpp_continuous"])
+    config.prediction = component("prediction", "eps")
+    config.conditioning = component("conditioning", "scaled_time", factor=999.0)
+    config.scaling = component("scaling", "none")
+    config.weight = component("weight", "simple")
     # Training reaches closer to the data than sampling (t_min = 1e-3), as in the paper.
-    config.times = component("times", DENSITIES, "uniform", t_min=1e-5)
+    config.times = component("times", "uniform", t_min=1e-5)
 
     config.optimizer.learning_rate = 2e-4
     config.optimizer.warmup_steps = 5000

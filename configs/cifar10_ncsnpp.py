@@ -15,16 +15,7 @@ Obtained  not trained here: no accelerator
 
 from sdejax.build import default_config
 from sdejax.nets.presets import PRESETS
-from sdejax.tables import (
-    CONDITIONINGS,
-    DENSITIES,
-    NETWORKS,
-    PREDICTIONS,
-    SCALINGS,
-    SDES,
-    WEIGHTS,
-    component,
-)
+from sdejax.tables import component
 
 
 def get_config():
@@ -34,14 +25,14 @@ def get_config():
     config.data.batch_size = 128
     config.data.flip = True
 
-    config.sde = component("sde", SDES, "ve", sigma_min=0.02, sigma_max=100.0)
+    config.sde = component("sde", "ve", sigma_min=0.02, sigma_max=100.0)
     network = {**PRESETS["ve/cifar10_ncsnpp_continuous"], "centered": True}
-    config.network = component("network", NETWORKS, "unet", **network)
-    config.prediction = component("prediction", PREDICTIONS, "score")
-    config.conditioning = component("conditioning", CONDITIONINGS, "noise_level")
-    config.scaling = component("scaling", SCALINGS, "none")
-    config.weight = component("weight", WEIGHTS, "sigma2")
-    config.times = component("times", DENSITIES, "uniform", t_min=1e-5)
+    config.network = component("network", "unet", **network)
+    config.prediction = component("prediction", "score")
+    config.conditioning = component("conditioning", "noise_level")
+    config.scaling = component("scaling", "none")
+    config.weight = component("weight", "sigma2")
+    config.times = component("times", "uniform", t_min=1e-5)
 
     config.optimizer.learning_rate = 2e-4
     config.optimizer.warmup_steps = 5000

@@ -9,7 +9,7 @@ Obtained  see experiments/results/README.md
 """
 
 from sdejax.build import default_config
-from sdejax.tables import NETWORKS, PREDICTIONS, SCALINGS, WEIGHTS, component
+from sdejax.tables import component
 
 SIGMA_DATA = 0.75  # standard deviation of digits scaled to [-1, 1]
 
@@ -18,7 +18,6 @@ def get_config():
     config = default_config()
     config.network = component(
         "network",
-        NETWORKS,
         "unet",
         nf=32,
         ch_mult=(1, 1),
@@ -29,9 +28,9 @@ def get_config():
         fourier_log=False,
         fourier_scale=2.0,
     )
-    config.prediction = component("prediction", PREDICTIONS, "edm", sigma_data=SIGMA_DATA)
-    config.scaling = component("scaling", SCALINGS, "unit_variance", sigma_data=SIGMA_DATA)
-    config.weight = component("weight", WEIGHTS, "edm", sigma_data=SIGMA_DATA)
+    config.prediction = component("prediction", "edm", sigma_data=SIGMA_DATA)
+    config.scaling = component("scaling", "unit_variance", sigma_data=SIGMA_DATA)
+    config.weight = component("weight", "edm", sigma_data=SIGMA_DATA)
     config.conditional = True
     config.data.batch_size = 64
 

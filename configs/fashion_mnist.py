@@ -10,7 +10,7 @@ Obtained  see experiments/results/README.md
 """
 
 from sdejax.build import default_config
-from sdejax.tables import NETWORKS, PREDICTIONS, SCALINGS, WEIGHTS, component
+from sdejax.tables import component
 
 SIGMA_DATA = 0.7  # standard deviation of the images scaled to [-1, 1]
 
@@ -24,7 +24,6 @@ def get_config():
 
     config.network = component(
         "network",
-        NETWORKS,
         "unet",
         nf=16,
         ch_mult=(1, 2, 4),
@@ -35,9 +34,9 @@ def get_config():
         fourier_log=False,
         fourier_scale=2.0,
     )
-    config.prediction = component("prediction", PREDICTIONS, "edm", sigma_data=SIGMA_DATA)
-    config.scaling = component("scaling", SCALINGS, "unit_variance", sigma_data=SIGMA_DATA)
-    config.weight = component("weight", WEIGHTS, "edm", sigma_data=SIGMA_DATA)
+    config.prediction = component("prediction", "edm", sigma_data=SIGMA_DATA)
+    config.scaling = component("scaling", "unit_variance", sigma_data=SIGMA_DATA)
+    config.weight = component("weight", "edm", sigma_data=SIGMA_DATA)
     config.conditional = True
 
     config.optimizer.learning_rate = 2e-3

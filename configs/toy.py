@@ -9,16 +9,7 @@ Obtained  see experiments/results/README.md
 """
 
 from sdejax.build import default_config
-from sdejax.tables import (
-    CONDITIONINGS,
-    DENSITIES,
-    NETWORKS,
-    PREDICTIONS,
-    SCALINGS,
-    SDES,
-    WEIGHTS,
-    component,
-)
+from sdejax.tables import component
 
 
 def get_config(toy="two_moons"):
@@ -27,13 +18,13 @@ def get_config(toy="two_moons"):
     config.data.options = {"toy": toy, "n": 20_000}
     config.data.batch_size = 512
 
-    config.sde = component("sde", SDES, "rectified_flow")
-    config.network = component("network", NETWORKS, "mlp", hidden=(128, 128, 128))
-    config.prediction = component("prediction", PREDICTIONS, "velocity")
-    config.conditioning = component("conditioning", CONDITIONINGS, "raw_time")
-    config.scaling = component("scaling", SCALINGS, "none")
-    config.weight = component("weight", WEIGHTS, "flow")
-    config.times = component("times", DENSITIES, "uniform")
+    config.sde = component("sde", "rectified_flow")
+    config.network = component("network", "mlp", hidden=(128, 128, 128))
+    config.prediction = component("prediction", "velocity")
+    config.conditioning = component("conditioning", "raw_time")
+    config.scaling = component("scaling", "none")
+    config.weight = component("weight", "flow")
+    config.times = component("times", "uniform")
 
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"

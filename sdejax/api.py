@@ -19,12 +19,12 @@ from jaxtyping import Float32, Int
 
 from sdejax.build import Parts, build_model, change, default_config
 from sdejax.data.base import Dataset, hold_out
-from sdejax.data.scaling import Scaling, invert, standardise
+from sdejax.data.scaling import Scaling, apply, invert, standardise
 from sdejax.generate import make_generator
 from sdejax.run import generator_of, save_picture, train
 from sdejax.samplers.base import Stats
 from sdejax.sde import SDE
-from sdejax.tables import DENSITIES, NETWORKS, PREDICTIONS, SDES, WEIGHTS, component
+from sdejax.tables import TABLES, component
 from sdejax.train.catalog import read_meta
 from sdejax.train.checkpoint import restore_params
 from sdejax.train.loop import host_params
@@ -162,7 +162,8 @@ def fit(
         workdir: where checkpoints, logs and pictures go; by default a temporary folder.
         held_out: data to watch the loss on; by default a tenth of ``data``, at most 1000.
         labels: integer classes [n] of an array, which make the model conditional.
-        prediction, weight, times: rows of ``sdejax.tables``.
+        prediction, weight, times: rows of ``sdejax.tables``; where they take a ``sigma_data``, it
+            is that of the data.
         steps: training steps.
         batch_size: over all devices.
         learning_rate: of Adam, after a hundredth of the steps as warm-up, with cosine decay.
@@ -178,11 +179,18 @@ def fit(
     """
     train_data, unseen = _datasets(data, held_out, labels)
     config = default_config()
-    config.sde = _spelled(SDES, sde)
-    config.network = _spelled(NETWORKS, network)
-    config.prediction = component("prediction", PREDICTIONS, prediction)
-    config.weight = component("weight", WEIGHTS, weight)
-    config.times = component("times", DENSITIES, times)
+    config.sde = _spelled("sde", sde)
+    config.network = _spelled("network", network)
+    spread = _standard_deviation(train_data)
+    for kind, name in (
+        ("prediction", prediction),
+        ("weight", weight),
+        ("scaling", "unit_variance"),
+    ):
+        config[kind] = component(kind, name)
+        if "sigma_data" in config[kind]:
+            config[kind].sigma_data = spread
+    config.times = component("times", times)
     config.conditional = labels is not None
     config.seed, config.data.source = seed, train_data.name
     config.data.batch_size = batch_size
@@ -191,7 +199,8 @@ def fit(
     config.train.eval_every = config.train.sample_every = config.train.checkpoint_every = every
     config.optimizer.learning_rate = learning_rate
     config.optimizer.schedule, config.optimizer.warmup_steps = "cosine", steps // 100
-    config.sample.grid = "uniform"
+    # Karras steps are in sigma/alpha, which is infinite where a process ends in pure noise.
+    config.sample.grid = "uniform" if float(sde.alpha(sde.t_max)) == 0 else "karras"
     change(config, {key.replace("__", "."): value for key, value in changes.items()})
     folder = Path(workdir) if workdir is not None else Path(tempfile.mkdtemp(prefix="sdejax-"))
     plain = config.to_dict()
@@ -229,13 +238,20 @@ def _datasets(
     return data, held_out
 
 
-def _spelled(table: Mapping[str, Any], value: Any) -> dict[str, Any]:
+def _standard_deviation(data: Dataset) -> float:
+    """Root mean square of the data about their mean, in the network's range, from 10,000 rows."""
+    rows = np.linspace(0, len(data) - 1, min(10_000, len(data))).astype(np.int64)
+    x = apply(data.scaling, data.gather(rows)["x"])
+    return float(np.sqrt(np.mean((x - x.mean(axis=0)) ** 2)))
+
+
+def _spelled(kind: str, value: Any) -> dict[str, Any]:
     """A process or network as a config spells it out; "custom" for one that no table has."""
-    made = {type(factory()) if callable(factory) else factory: n for n, factory in table.items()}
+    made = {type(factory()): name for name, factory in TABLES[kind].items()}
     name = made.get(type(value))
     if name is None:
         return {"name": "custom", "repr": repr(value)}
-    options = component("component", table, name)
+    options = component(kind, name)
     return {key: name if key == "name" else _plain(getattr(value, key)) for key in options}
 
 

@@ -18,18 +18,7 @@ from sdejax.data.sources import load as load_data
 from sdejax.denoiser import Model, init_linen, linen_functions, make_model
 from sdejax.losses import LossFn, make_loss
 from sdejax.sde import SDE
-from sdejax.tables import (
-    CONDITIONINGS,
-    DENSITIES,
-    NETWORKS,
-    PREDICTIONS,
-    SCALINGS,
-    SDES,
-    WEIGHTS,
-    component,
-    make,
-    near,
-)
+from sdejax.tables import component, make, near
 from sdejax.times import importance, objective, uniform
 from sdejax.train.loop import Schedule
 from sdejax.train.optimizer import make_optimizer
@@ -64,15 +53,15 @@ def default_config() -> ConfigDict:
     config.data.flip = False
     config.data.batch_size = 128  # over all devices and processes
 
-    config.sde = component("sde", SDES, "edm")
-    config.network = component("network", NETWORKS, "unet")
-    config.prediction = component("prediction", PREDICTIONS, "edm")
-    config.conditioning = component("conditioning", CONDITIONINGS, "log_noise")
-    config.scaling = component("scaling", SCALINGS, "unit_variance")
+    config.sde = component("sde", "edm")
+    config.network = component("network", "unet")
+    config.prediction = component("prediction", "edm")
+    config.conditioning = component("conditioning", "log_noise")
+    config.scaling = component("scaling", "unit_variance")
     config.conditional = False  # on class labels
 
-    config.weight = component("weight", WEIGHTS, "edm")
-    config.times = component("times", DENSITIES, "log_normal_sigma")
+    config.weight = component("weight", "edm")
+    config.times = component("times", "log_normal_sigma")
     # "objective": the density of times is part of what is minimised; "importance": it only lowers
     # the variance, and the objective is that of uniform times.
     config.times_role = "objective"
@@ -169,20 +158,20 @@ def build_model(
     conditional = config["conditional"]
     if conditional and not num_classes:
         raise ValueError("conditional: got True, but the data have no labels; set it to False")
-    sde = make("sde", SDES, _given("sde", config, sde)) if sde is None else sde
+    sde = make("sde", _given("sde", config, sde)) if sde is None else sde
     if network is None:
         spec = dict(_given("network", config, network))
         if conditional:
             spec["num_classes"] = num_classes
-        network = make("network", NETWORKS, spec)
+        network = make("network", spec)
     apply_fn, train_apply_fn = linen_functions(network)
     model = make_model(
         apply_fn,
-        make("prediction", PREDICTIONS, config["prediction"]),
+        make("prediction", config["prediction"]),
         batched=True,
         train_apply_fn=train_apply_fn,
-        conditioning=make("conditioning", CONDITIONINGS, config["conditioning"]),
-        scaling=make("scaling", SCALINGS, config["scaling"]),
+        conditioning=make("conditioning", config["conditioning"]),
+        scaling=make("scaling", config["scaling"]),
     )
     return Parts(sde, model, network, event_shape, num_classes if conditional else None)
 
@@ -214,7 +203,7 @@ def build_loss(config: Mapping[str, Any], parts: Parts) -> LossFn:
     Raises:
         ValueError: for unknown names or options.
     """
-    density = make("times", DENSITIES, config["times"], parts.sde)
+    density = make("times", config["times"], parts.sde)
     roles = {
         "objective": lambda: objective(density),
         "importance": lambda: importance(density, uniform(parts.sde)),
@@ -227,7 +216,7 @@ def build_loss(config: Mapping[str, Any], parts: Parts) -> LossFn:
         parts.sde,
         config["data"]["batch_size"],
         times=roles[config["times_role"]](),
-        weight=make("weight", WEIGHTS, config["weight"]),
+        weight=make("weight", config["weight"]),
         label_drop=config["label_drop"] if conditional else 0.0,
         null_label=parts.num_classes,
     )

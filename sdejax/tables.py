@@ -71,6 +71,17 @@ SCALINGS: Table = {
 
 NETWORKS: Table = {"mlp": MLP, "unet": UNet}
 
+# What a config chooses by name and options.
+TABLES: Mapping[str, Table] = {
+    "sde": SDES,
+    "network": NETWORKS,
+    "prediction": PREDICTIONS,
+    "conditioning": CONDITIONINGS,
+    "scaling": SCALINGS,
+    "weight": WEIGHTS,
+    "times": DENSITIES,
+}
+
 GRIDS: Mapping[str, grids.Grid] = {
     "uniform": grids.uniform,
     "quadratic": grids.quadratic,
@@ -116,12 +127,11 @@ def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
     return table[name]
 
 
-def component(kind: str, table: Table, name: str, **changes: Any) -> dict[str, Any]:
+def component(kind: str, name: str, **changes: Any) -> dict[str, Any]:
     """A row spelled out: its name and every option with its default or the value given.
 
     Args:
-        kind: what the table holds, for the message.
-        table: name -> factory.
+        kind: a key of ``TABLES``.
         name: the row.
         **changes: options that differ from their defaults.
 
@@ -131,17 +141,16 @@ def component(kind: str, table: Table, name: str, **changes: Any) -> dict[str, A
     Raises:
         ValueError: for an unknown name or option.
     """
-    defaults = _options(look_up(kind, table, name))
+    defaults = _options(look_up(kind, TABLES[kind], name))
     _refuse_unknown(f"{kind} {name!r}", changes, defaults)
     return {"name": name, **defaults, **changes}
 
 
-def make(kind: str, table: Table, spec: Mapping[str, Any], *args: Any) -> Any:
+def make(kind: str, spec: Mapping[str, Any], *args: Any) -> Any:
     """What a spelled-out row stands for.
 
     Args:
-        kind: what the table holds, for the message.
-        table: name -> factory.
+        kind: a key of ``TABLES``.
         spec: {"name": name, option: value, ...}; lists count as tuples.
         *args: positional arguments of the factory.
 
@@ -152,7 +161,7 @@ def make(kind: str, table: Table, spec: Mapping[str, Any], *args: Any) -> Any:
         ValueError: for an unknown name or option.
     """
     options = {key: _frozen(value) for key, value in spec.items() if key != "name"}
-    factory = look_up(kind, table, spec["name"])
+    factory = look_up(kind, TABLES[kind], spec["name"])
     _refuse_unknown(f"{kind} {spec['name']!r}", options, _options(factory))
     return factory(*args, **options)
 

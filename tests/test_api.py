@@ -155,9 +155,9 @@ def test_a_network_and_a_process_of_ones_own_are_given_back_to_load(tmp_path):
 )
 def test_every_process_survives_its_spelling(sde):
     from sdejax.api import _spelled
-    from sdejax.tables import SDES, make
+    from sdejax.tables import make
 
-    again = make("sde", SDES, json.loads(json.dumps(_spelled(SDES, sde))))
+    again = make("sde", json.loads(json.dumps(_spelled("sde", sde))))
     assert again == sde
 
 
@@ -167,9 +167,9 @@ def test_every_process_survives_its_spelling(sde):
 )
 def test_every_network_survives_its_spelling(network):
     from sdejax.api import _spelled
-    from sdejax.tables import NETWORKS, make
+    from sdejax.tables import make
 
-    again = make("network", NETWORKS, json.loads(json.dumps(_spelled(NETWORKS, network))))
+    again = make("network", json.loads(json.dumps(_spelled("network", network))))
     for field in dataclasses.fields(network):
         if field.name not in ("dtype", "parent", "name"):
             assert getattr(again, field.name) == getattr(network, field.name)

@@ -20,7 +20,7 @@ from sdejax.build import (
 )
 from sdejax.nets.mlp import MLP
 from sdejax.processes import vp
-from sdejax.tables import DENSITIES, PREDICTIONS, SDES, WEIGHTS, component
+from sdejax.tables import PREDICTIONS, SDES, component
 
 
 def built(**changes):
@@ -63,10 +63,10 @@ def test_parameters_are_counted_and_labels_add_some(conditional):
 @pytest.mark.parametrize(("sde", "prediction"), zip(SDES, PREDICTIONS, strict=True))
 def test_every_process_and_every_prediction_give_a_finite_loss(sde, prediction):
     config = get_config()
-    config.sde = component("sde", SDES, sde)
-    config.prediction = component("prediction", PREDICTIONS, prediction)
-    config.weight = component("weight", WEIGHTS, "simple")
-    config.times = component("times", DENSITIES, "uniform")
+    config.sde = component("sde", sde)
+    config.prediction = component("prediction", prediction)
+    config.weight = component("weight", "simple")
+    config.times = component("times", "uniform")
     plain = config.to_dict()
     losses = loss_of(plain, build_model(plain, (2,), None), batch_of())
     assert losses.shape == (64,)
@@ -88,8 +88,8 @@ def test_times_role_importance_keeps_the_objective_of_uniform_times():
     means = {}
     for name, role in [("uniform", "objective"), ("uniform_log_snr", "importance")]:
         config = get_config()
-        config.sde = component("sde", SDES, "vp", t_min=0.1)
-        config.times = component("times", DENSITIES, name)
+        config.sde = component("sde", "vp", t_min=0.1)
+        config.times = component("times", name)
         config.times_role, config.data.batch_size = role, 8192
         plain = config.to_dict()
         losses = np.asarray(loss_of(plain, build_model(plain, (2,), None), batch_of(8192)))

@@ -48,13 +48,13 @@ def zero_parts(sde, seen=None):
             seen.append(x.shape)
         return 0.0 * x
 
-    process = make("sde", SDES, {"name": sde})
+    process = make("sde", {"name": sde})
     return Parts(process, make_model(apply, edm(SIGMA_DATA), batched=False), None, (2,), None)
 
 
 def parts_of(sde="vp", conditional=False, **changes):
     config = get_config()
-    config.sde = component("sde", SDES, sde)
+    config.sde = component("sde", sde)
     change(config, {"conditional": conditional, **changes})
     return build_model(config.to_dict(), (2,), 3 if conditional else None)
 

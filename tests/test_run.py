@@ -13,7 +13,7 @@ from sdejax.data.pipeline import batches
 from sdejax.data.scaling import Scaling, integers
 from sdejax.run import MAY_CHANGE, finish, generator_of, save_picture, train
 from sdejax.samplers.base import Stats
-from sdejax.tables import PREDICTIONS, SDES, component
+from sdejax.tables import component
 from sdejax.train.catalog import all_steps, read_meta
 from sdejax.train.checkpoint import Checkpoints, restore_params
 from sdejax.train.integrity import CheckpointError
@@ -129,8 +129,8 @@ def test_a_config_that_cannot_run_is_refused_before_anything_is_written(tmp_path
 
 def test_a_model_that_its_sampler_cannot_start_from_is_refused_before_training(tmp_path):
     config = get_config()
-    config.sde = component("sde", SDES, "rectified_flow")
-    config.prediction = component("prediction", PREDICTIONS, "eps")
+    config.sde = component("sde", "rectified_flow")
+    config.prediction = component("prediction", "eps")
     config.sample.grid, config.train.sample_every = "uniform", 0
     with pytest.raises(ValueError, match="alpha"):
         train(config.to_dict(), tmp_path / "run")

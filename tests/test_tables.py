@@ -29,11 +29,10 @@ def arguments(kind):
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_every_row_can_be_spelled_out_stored_and_made(kind, name):
-    table = TABLES[kind]
-    spec = component(kind, table, name)
+    spec = component(kind, name)
     assert next(iter(spec)) == "name"
     stored = json.loads(json.dumps(spec))  # as a checkpoint keeps it: tuples become lists
-    made, again = (make(kind, table, s, *arguments(kind)) for s in (spec, stored))
+    made, again = (make(kind, s, *arguments(kind)) for s in (spec, stored))
     assert type(made) is type(again)
     if kind in ("sde", "network"):
         assert made == again
@@ -41,11 +40,10 @@ def test_every_row_can_be_spelled_out_stored_and_made(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_every_row_refuses_an_unknown_option_and_names_its_own(kind, name):
-    table = TABLES[kind]
-    spec = component(kind, table, name)
+    spec = component(kind, name)
     for call in (
-        lambda: component(kind, table, name, nonsense=1),
-        lambda: make(kind, table, {**spec, "nonsense": 1}, *arguments(kind)),
+        lambda: component(kind, name, nonsense=1),
+        lambda: make(kind, {**spec, "nonsense": 1}, *arguments(kind)),
     ):
         with pytest.raises(ValueError, match=f"{kind} '{name}' has no option 'nonsense'") as error:
             call()
@@ -53,12 +51,12 @@ def test_every_row_refuses_an_unknown_option_and_names_its_own(kind, name):
 
 
 def test_options_reach_the_factory():
-    assert component("sde", tables.SDES, "ve", sigma_max=80.0)["sigma_max"] == 80.0
-    ve = make("sde", tables.SDES, component("sde", tables.SDES, "ve", sigma_max=80.0))
+    assert component("sde", "ve", sigma_max=80.0)["sigma_max"] == 80.0
+    ve = make("sde", component("sde", "ve", sigma_max=80.0))
     assert float(ve.sigma(1.0)) == pytest.approx(80.0)
-    net = make("network", tables.NETWORKS, {"name": "mlp", "hidden": [4, 5]})
+    net = make("network", {"name": "mlp", "hidden": [4, 5]})
     assert net.hidden == (4, 5)
-    wide = make("scaling", tables.SCALINGS, {"name": "unit_variance", "sigma_data": 3.0})
+    wide = make("scaling", {"name": "unit_variance", "sigma_data": 3.0})
     assert float(wide(coefficients(VP, 1e-3))) == pytest.approx(1 / 3, rel=1e-3)
 
 
@@ -66,15 +64,15 @@ def test_the_nearest_name_and_option_are_named():
     with pytest.raises(ValueError, match=r"sampler: got 'hun'.*did you mean 'heun'\?"):
         look_up("sampler", tables.SAMPLERS, "hun")
     with pytest.raises(ValueError, match=r"did you mean 'sigma_max'\?"):
-        component("sde", tables.SDES, "ve", sigma_mx=1.0)
+        component("sde", "ve", sigma_mx=1.0)
     with pytest.raises(ValueError, match=r"network 'mlp' has no option 'hiden'.*mean 'hidden'\?"):
-        make("network", tables.NETWORKS, {"name": "mlp", "hiden": (3,)})
+        make("network", {"name": "mlp", "hiden": (3,)})
     assert near("zzzzzz", tables.SAMPLERS) == ""
 
 
 @pytest.mark.parametrize("name", tables.PREDICTIONS)
 def test_every_prediction_of_the_table_decodes_what_it_encodes(name):
-    prediction = make("prediction", tables.PREDICTIONS, {"name": name})
+    prediction = make("prediction", {"name": name})
     c = coefficients(VP, 0.4)
     truth = Estimate(jnp.array([0.3, -2.0]), jnp.array([1.1, 0.2]))
     x = c.alpha * truth.x0 + c.sigma * truth.eps
@@ -85,14 +83,14 @@ def test_every_prediction_of_the_table_decodes_what_it_encodes(name):
 
 @pytest.mark.parametrize("name", tables.WEIGHTS)
 def test_every_weight_of_the_table_is_positive(name):
-    weight = make("weight", tables.WEIGHTS, {"name": name})
+    weight = make("weight", {"name": name})
     c = jax.vmap(lambda t: coefficients(VP, t))(jnp.linspace(0.1, 0.9, 5))
     assert bool(jnp.all(jax.vmap(weight)(c) > 0))
 
 
 @pytest.mark.parametrize("name", tables.DENSITIES)
 def test_every_density_of_the_table_stays_in_the_time_range(name):
-    density = make("times", tables.DENSITIES, {"name": name}, VP)
+    density = make("times", {"name": name}, VP)
     t = jax.vmap(density.quantile)(jnp.linspace(0.001, 0.999, 99))
     assert bool(jnp.all(jnp.diff(t) > 0))
     assert 0.0 <= float(t[0]) < float(t[-1]) <= VP.t_max
@@ -100,7 +98,7 @@ def test_every_density_of_the_table_stays_in_the_time_range(name):
 
 @pytest.mark.parametrize("name", tables.CONDITIONINGS)
 def test_every_conditioning_of_the_table_tells_noise_levels_apart(name):
-    conditioning = make("conditioning", tables.CONDITIONINGS, {"name": name})
+    conditioning = make("conditioning", {"name": name})
     levels = jax.vmap(lambda t: conditioning(VP, t))(jnp.linspace(0.01, 1.0, 9))
     assert bool(jnp.all(jnp.diff(levels) > 0))
 
@@ -121,4 +119,4 @@ def test_every_sampler_of_the_table_is_a_method(name, steps):
 
 
 def test_every_process_of_the_table_is_a_process():
-    assert all(isinstance(make("sde", tables.SDES, {"name": n}), SDE) for n in tables.SDES)
+    assert all(isinstance(make("sde", {"name": n}), SDE) for n in tables.SDES)

@@ -5,7 +5,7 @@ conditional, of images.
 """
 
 from sdejax.build import default_config
-from sdejax.tables import NETWORKS, component
+from sdejax.tables import component
 
 STEPS, BATCH, HELD_OUT = 6, 64, 2
 
@@ -18,7 +18,7 @@ def get_config(data="points"):
     else:
         config.conditional = True
     config.data.batch_size = BATCH
-    config.network = component("network", NETWORKS, "mlp", hidden=(16,), time_features=8)
+    config.network = component("network", "mlp", hidden=(16,), time_features=8)
 
     config.optimizer.learning_rate = 1e-2
     config.train.ema_decay = 0.9
