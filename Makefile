@@ -1,9 +1,9 @@
-# make env | digits | test | lint | types          another interpreter: make env PYTHON=python3.13
+# make env | digits | test | slow | lint | types          another interpreter: make env PYTHON=python3.13
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: env digits test lint types
+.PHONY: env digits test slow lint types
 
 env: $(STAMP)
 
@@ -17,6 +17,9 @@ digits: env
 
 test: env
 	$(BIN)/pytest
+
+slow: env
+	$(BIN)/pytest -m slow
 
 lint: env
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def solve_ode(
             example of a ``vmap`` chooses its own steps.
         ts: [n + 1] decreasing times of a fixed grid, instead of a controller.
         max_steps: most steps, rejected ones included.
-        save_at: times between the ends at which to keep the interpolated state.
+        save_at: decreasing times between the ends at which to keep the interpolated state.
         denoise: end with x0 as estimated at t_min, one more evaluation.
         adjoint: how diffrax differentiates the solve, by default by recursive checkpoints.
 
@@ -114,7 +114,7 @@ def solve_sde(
         path: Brownian motion in tau = t_max - t, by default drawn from ``key``: an
             ``UnsafeBrownianPath`` on a grid, a ``VirtualBrownianTree`` with adaptive steps.
         max_steps: most steps, rejected ones included.
-        save_at: times between the ends at which to keep the interpolated state.
+        save_at: decreasing times between the ends at which to keep the interpolated state.
         denoise: end with x0 as estimated at t_min, one more evaluation.
 
     Returns:
