@@ -150,7 +150,7 @@ def test_remat_changes_neither_value_nor_gradient():
         len(list(convolutions(jax.make_jaxpr(jax.grad(functools.partial(loss, n)))(params).jaxpr)))
         for n in (net, again)
     )
-    assert recomputed >= stored + 8  # two convolutions a block, at least four blocks
+    assert recomputed == stored + 5  # the first convolution of each of five blocks
     shapes = jax.eval_shape(again.init, jax.random.key(0), X, T)
     assert jax.tree.structure(shapes) == jax.tree.structure(params)
 
