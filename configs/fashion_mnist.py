@@ -42,9 +42,9 @@ def get_config():
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
-    config.train.steps = 3000
+    config.train.steps = 2000
     config.train.eval_every = 1000
-    config.train.sample_every = 1500
+    config.train.sample_every = 1000
     config.train.checkpoint_every = 1000
 
     config.sample.sampler = "heun"
