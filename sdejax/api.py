@@ -20,8 +20,8 @@ from jaxtyping import Float32, Int
 from sdejax.build import Parts, build_model, change, default_config
 from sdejax.data.base import Dataset, hold_out
 from sdejax.data.scaling import Scaling, apply, invert, standardise
-from sdejax.generate import make_generator
-from sdejax.run import generator_of, save_picture, train
+from sdejax.results import generator_of
+from sdejax.run import train
 from sdejax.samplers.base import Stats
 from sdejax.sde import SDE
 from sdejax.tables import TABLES, component
@@ -177,6 +177,11 @@ def fit(
     Raises:
         ValueError: for unknown names, keys or shapes.
     """
+    if not hasattr(network, "init") or not hasattr(network, "apply"):
+        raise ValueError(
+            f"network: got {network!r}; expected a flax.linen module. A plain function or an NNX "
+            "model trains through make_model and make_loss, with an optimizer of your own"
+        )
     train_data, unseen = _datasets(data, held_out, labels)
     config = default_config()
     config.sde = _spelled("sde", sde)
@@ -260,6 +265,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         return value.item()
     return jnp.dtype(value).name if isinstance(value, (type, np.dtype)) else value
-
-
-__all__ = ["Trained", "fit", "load", "make_generator", "save_picture"]

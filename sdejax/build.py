@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sdejax.data.base import Dataset
 from sdejax.data.sources import load as load_data
-from sdejax.denoiser import Model, init_linen, linen_functions, make_model
+from sdejax.denoiser import Model, in_evaluation, init_linen, linen_functions, make_model
 from sdejax.losses import LossFn, make_loss
 from sdejax.sde import SDE
 from sdejax.tables import component, make, near
@@ -190,12 +190,13 @@ def init_params(key: Key, parts: Parts) -> Params:
     return init_linen(key, parts.network, parts.event_shape, cond)
 
 
-def build_loss(config: Mapping[str, Any], parts: Parts) -> LossFn:
-    """The training loss of a config.
+def build_loss(config: Mapping[str, Any], parts: Parts, *, training: bool = True) -> LossFn:
+    """The loss of a config.
 
     Args:
         config: as ``default_config``.
         parts: from ``build_model``.
+        training: with dropout and dropped labels; False for the loss on held-out data.
 
     Returns:
         ``loss_fn(params, key, batch)``.
@@ -210,14 +211,14 @@ def build_loss(config: Mapping[str, Any], parts: Parts) -> LossFn:
     }
     if config["times_role"] not in roles:
         raise ValueError(f"times_role: got {config['times_role']!r}; expected one of {list(roles)}")
-    conditional = parts.num_classes is not None
+    drops_labels = training and parts.num_classes is not None
     return make_loss(
-        parts.model,
+        parts.model if training else in_evaluation(parts.model),
         parts.sde,
         config["data"]["batch_size"],
         times=roles[config["times_role"]](),
         weight=make("weight", config["weight"]),
-        label_drop=config["label_drop"] if conditional else 0.0,
+        label_drop=config["label_drop"] if drops_labels else 0.0,
         null_label=parts.num_classes,
     )
 
@@ -230,8 +231,18 @@ def build_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
 
     Returns:
         The transform.
+
+    Raises:
+        ValueError: for a warm-up that leaves no steps for the decay.
     """
-    return make_optimizer(**config["optimizer"], total_steps=config["train"]["steps"])
+    options, steps = config["optimizer"], config["train"]["steps"]
+    if options["schedule"] != "constant" and options["warmup_steps"] >= steps:
+        raise ValueError(
+            f"optimizer.warmup_steps: got {options['warmup_steps']} with train.steps={steps}; the "
+            f"{options['schedule']} decay needs fewer, e.g. --config.optimizer.warmup_steps="
+            f"{steps // 10}"
+        )
+    return make_optimizer(**options, total_steps=steps)
 
 
 def build_schedule(config: Mapping[str, Any]) -> Schedule:

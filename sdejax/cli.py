@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import inspect
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -13,10 +15,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from sdejax.api import Trained, load
+from sdejax.api import load
 from sdejax.build import keys_of
 from sdejax.data.scaling import apply
-from sdejax.run import save_picture, train
+from sdejax.results import has_picture, save_picture
+from sdejax.run import train
 from sdejax.tables import GRIDS, SAMPLERS, near
 from sdejax.train.loop import Preempted
 from sdejax.train.preemption import EXIT_CODE
@@ -45,7 +48,12 @@ def parser() -> argparse.ArgumentParser:
     Returns:
         The parser; ``config`` overrides are left to ``read_config``.
     """
-    main_parser = argparse.ArgumentParser("sdejax", description=__doc__)
+    main_parser = argparse.ArgumentParser(
+        "sdejax", description="Generative models on stochastic and ordinary differential equations."
+    )
+    main_parser.add_argument(
+        "--version", action="version", version=f"sdejax {metadata.version('sdejax')}"
+    )
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     trainer = commands.add_parser(
@@ -112,6 +120,7 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     except TypeError as error:
         raise ValueError(f"--config: get_config of {name!r} and {arguments}: {error}") from error
     config = _overridable(module.get_config(*arguments))
+    overrides = _data_options(config, overrides)
     for override in overrides:
         key = override.partition("=")[0].removeprefix("--config.")
         known = keys_of(config)
@@ -126,6 +135,26 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     except flags.Error as error:
         raise ValueError(str(error)) from error
     return values.config
+
+
+def _data_options(config: ConfigDict, overrides: list[str]) -> list[str]:
+    """Sets ``data.options``, whose keys depend on the source; gives the other overrides back.
+
+    Another source starts without the options of the file's own.
+    """
+    prefix, rest = "--config.data.options.", []
+    if any(override.startswith("--config.data.source=") for override in overrides):
+        config.data.options = ConfigDict()
+    for override in overrides:
+        key, sign, value = override.removeprefix(prefix).partition("=")
+        if not override.startswith(prefix) or not sign:
+            rest.append(override)
+            continue
+        try:
+            config.data.options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            config.data.options[key] = value  # a word
+    return rest
 
 
 def _overridable(config: ConfigDict) -> ConfigDict:
@@ -165,28 +194,27 @@ def run_sample(args: argparse.Namespace) -> None:
     if args.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out: got {str(args.out)!r}; expected a name that ends in .png or .npz")
     model = load(args.workdir, step=args.step, raw=args.raw)
+    event, classes = model.parts.event_shape, model.parts.num_classes
+    if args.out.suffix == ".png" and not has_picture(event, model.scaling):
+        raise ValueError(f"--out: events of shape {list(event)} have no picture; use .npz")
+    labels = args.label
+    if classes is not None:
+        labels = np.arange(args.num) % classes if labels is None else np.full(args.num, labels)
     x, stats = model.sample(
         args.num, sampler=args.sampler, steps=args.steps, grid=args.grid, seed=args.seed,
-        labels=args.label, progress=True,
+        labels=labels, progress=True,
     )  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".npz":
-        np.savez_compressed(args.out, x=x, nfe=np.asarray(stats.nfe))
+        named = {} if classes is None else {"label": labels}
+        np.savez_compressed(args.out, x=x, nfe=np.asarray(stats.nfe), **named)
     else:
-        _picture(args.out, model, x)
+        save_picture(args.out, apply(model.scaling, x), model.scaling)
     weights = "raw" if args.raw else "averaged"
     print(
         f"{args.out}: {len(x)} samples, {weights} weights of step {model.step}, "
         f"{float(np.mean(stats.nfe)):.0f} evaluations each"
     )
-
-
-def _picture(path: Path, model: Trained, x: np.ndarray) -> None:
-    """A grid of images or a scatter of points; other events have no picture."""
-    if model.parts.event_shape != (2,) and (x.ndim != 4 or model.scaling.levels is None):
-        raise ValueError(f"--out: events of shape {list(x.shape[1:])} have no picture; use .npz")
-    inside = apply(model.scaling, x)
-    save_picture(path, inside, model.scaling)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -211,5 +239,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"sdejax: error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("sdejax: interrupted; the newest checkpoint is kept", file=sys.stderr)
+        print(
+            "sdejax: interrupted; the same command goes on from the newest checkpoint, if any",
+            file=sys.stderr,
+        )
         sys.exit(130)

@@ -120,6 +120,20 @@ def make_model(
     return Model(apply_fn, train_apply_fn, prediction, conditioning, scaling)
 
 
+def in_evaluation(model: Model) -> Model:
+    """The model without its dropout, for losses on held-out data.
+
+    Args:
+        model: the model.
+
+    Returns:
+        A model whose training function is that of evaluation.
+    """
+    return model._replace(
+        train_apply=lambda params, x, t, cond, key: model.apply(params, x, t, cond)
+    )
+
+
 def _single(apply_fn: Callable) -> Callable:
     """A batch-first function applied to one example, through a leading axis of one."""
 

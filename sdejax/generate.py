@@ -80,7 +80,7 @@ def make_generator(
         # A small request is one small chunk; indices beyond it are drawn and dropped.
         size = min(chunk, -(-num // len(devices)) * len(devices))
         params = jax.device_put(params, NamedSharding(by_rows.mesh, P()))
-        key = jax.random.key(seed)
+        key = jax.random.split(jax.random.key(seed), 4)[3]  # the first three are a run's own
         found, reports = [], []
         bar = tqdm(total=num, unit="sample", desc=f"sampling ({sampler})", disable=not progress)
         with bar:

@@ -177,7 +177,8 @@ def clip_x0(estimate: Estimate, c: Coefficients, x: Data, low: float, high: floa
     Returns:
         ``Estimate`` of [*event].
     """
-    clipped = jnp.clip(estimate.x0, low, high)
+    # Clipping would hide an infinite output, so that stays visible as NaN.
+    clipped = jnp.where(jnp.isfinite(estimate.x0), jnp.clip(estimate.x0, low, high), jnp.nan)
     alpha, sigma = c.alpha.astype(x.dtype), c.sigma.astype(x.dtype)
     eps = (x - alpha * clipped) / jnp.where(sigma == 0, 1.0, sigma)
     # Where nothing was clipped eps is left as it was, free of a second rounding.

@@ -20,10 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from matplotlib.figure import Figure
 
-from sdejax import viz
 from sdejax.build import (
     Parts,
     build_data,
@@ -36,9 +33,8 @@ from sdejax.build import (
 )
 from sdejax.data.base import Dataset
 from sdejax.data.pipeline import batches, check_data_state, data_state
-from sdejax.data.scaling import Scaling, apply, to_uint8
-from sdejax.generate import Generator, make_generator
-from sdejax.metrics.report import format_report, sample_report
+from sdejax.generate import Generator
+from sdejax.results import finish, generator_of, rows_of, save_picture
 from sdejax.train.catalog import read_meta
 from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import check_config
@@ -46,7 +42,7 @@ from sdejax.train.logs import Logs
 from sdejax.train.loop import Task, host_params, restore_or_init, run_loop
 from sdejax.train.parallel import Parallel, parallel
 from sdejax.train.state import TrainState, init_state
-from sdejax.types import Params
+from sdejax.types import Key
 
 # What a run may be resumed with another value of: how long, how often, how many devices.
 MAY_CHANGE = (
@@ -85,16 +81,19 @@ def train(
     train_data, held_out = build_data(config) if data is None else data
     num_classes = train_data.num_classes or None
     parts = build_model(config, train_data.event_shape, num_classes, network=network, sde=sde)
-    loss_fn = _labels_as_asked(build_loss(config, parts), parts)
+    loss_fn, eval_loss_fn = (
+        _labels_as_asked(build_loss(config, parts, training=training), parts)
+        for training in (True, False)
+    )
     tx, schedule = build_optimizer(config), build_schedule(config)
     generate = generator_of(config, parts, train_data.scaling)
     batch_size, seed, flip = config["data"]["batch_size"], config["seed"], config["data"]["flip"]
     layout = parallel(
         config["parallel"], loss_fn, tx, config["train"]["ema_decay"], batch_size,
-        fsdp=config["fsdp"],
+        eval_loss_fn=eval_loss_fn, fsdp=config["fsdp"],
     )  # fmt: skip
     stream = partial(data_state, train_data, batch_size, seed=seed, flip=flip)
-    params_key, run_key = jax.random.split(jax.random.key(seed))
+    params_key, run_key, eval_key = jax.random.split(jax.random.key(seed), 3)
 
     def make_state() -> TrainState:
         return init_state(init_params(params_key, parts), tx, run_key)
@@ -117,7 +116,7 @@ def train(
             Logs(workdir, active=first) as logs,
             batches(train_data, batch_size, seed=seed, start_step=step, flip=flip) as rows,
         ):
-            evaluate = partial(_held_out_loss, layout, held_out, config)
+            evaluate = partial(_held_out_loss, layout, held_out, config, eval_key)
             generate = generator_of(config, parts, train_data.scaling)
             pictures = _picture_tasks(config, generate, train_data, workdir, logs)
             state = run_loop(
@@ -142,100 +141,6 @@ def train(
     return parts, state
 
 
-def finish(
-    config: Mapping[str, Any],
-    generate: Generator,
-    params: Params,
-    train_data: Dataset,
-    held_out: Dataset,
-    workdir: Path,
-) -> None:
-    """Draws the final samples, and the report where ``config.sample.report_num`` asks for one.
-
-    Args:
-        config: nested.
-        generate: from ``generator_of``.
-        params: averaged parameters.
-        train_data: training data.
-        held_out: held-out data.
-        workdir: where ``samples.png``, ``report.json`` and ``report.txt`` go.
-    """
-    wanted = config["sample"]
-    num = max(wanted["num"], wanted["report_num"])
-    x, stats = generate(params, num, seed=config["seed"] + 1, progress=True)
-    beside = _rows(train_data, wanted["num"])["x"]
-    save_picture(workdir / "samples.png", x[: wanted["num"]], train_data.scaling, beside)
-    print(f"samples: {workdir / 'samples.png'} ({float(np.mean(stats.nfe)):.0f} evaluations each)")
-    if wanted["report_num"]:
-        real, unseen = (_rows(data, 20_000) for data in (train_data, held_out))  # they suffice
-        report = sample_report(
-            jax.random.key(config["seed"]), x, real["x"], unseen["x"],
-            real.get("label"), unseen.get("label"),
-        )  # fmt: skip
-        (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        (workdir / "report.txt").write_text(format_report(report) + "\n")
-        print(format_report(report))
-
-
-def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> Generator:
-    """The generator that ``config.sample`` describes.
-
-    Args:
-        config: nested.
-        parts: the model.
-        scaling: of the data, whose range ``config.sample.clip`` keeps to.
-
-    Returns:
-        As ``make_generator``.
-
-    Raises:
-        ValueError: for clipping without a known range, or as ``make_generator``.
-    """
-    wanted = config["sample"]
-    if wanted["clip"] and scaling.levels is None:
-        raise ValueError("sample.clip: got True, but the data have no fixed range; set it to False")
-    return make_generator(
-        parts,
-        sampler=wanted["sampler"],
-        steps=wanted["steps"] or None,
-        grid=wanted["grid"],
-        clip=(-1.0, 1.0) if wanted["clip"] else None,
-        chunk=min(256, wanted["num"]),
-    )
-
-
-def save_picture(
-    path: Path, x: np.ndarray, scaling: Scaling, reference: np.ndarray | None = None
-) -> np.ndarray | None:
-    """A grid of images, or points of the plane beside others; nothing for other events.
-
-    Args:
-        path: where to write.
-        x: samples in the network's range [n, *event].
-        scaling: of the data.
-        reference: points beside which to show points [m, 2].
-
-    Returns:
-        The picture of images, uint8, or None.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if x.ndim == 4 and scaling.levels is not None:
-        picture = viz.image_grid(to_uint8(scaling, x))
-        viz.save_image(path, picture)
-        return picture
-    if x.shape[1:] == (2,):
-        figure: Figure = viz.plot_points(x, reference)
-        viz.save_figure(figure, path)
-    return None
-
-
-def _rows(data: Dataset, limit: int) -> dict[str, np.ndarray]:
-    """Evenly spread examples in the network's range, at most ``limit`` of them."""
-    count = min(limit, len(data))
-    rows = data.gather(np.linspace(0, len(data) - 1, count).astype(np.int64))
-    return {**rows, "x": apply(data.scaling, rows["x"])}
-
-
 def _labels_as_asked(loss_fn, parts: Parts):
     """The loss of an unconditional model leaves out labels that the data happen to have."""
     if parts.num_classes is not None:
@@ -248,10 +153,15 @@ def _labels_as_asked(loss_fn, parts: Parts):
 
 
 def _held_out_loss(
-    layout: Parallel, held_out: Dataset, config: Mapping[str, Any], step: int, state: TrainState
+    layout: Parallel,
+    held_out: Dataset,
+    config: Mapping[str, Any],
+    key: Key,
+    step: int,
+    state: TrainState,
 ) -> dict[str, float]:
     """The loss of the averaged parameters, over the same held-out batches and noise each time."""
-    key, losses = jax.random.key(config["seed"]), []
+    losses = []
     with batches(held_out, config["data"]["batch_size"], seed=0, prefetch=1) as rows:
         for index in range(config["train"]["eval_batches"]):
             metrics = layout.eval(
@@ -274,7 +184,7 @@ def _picture_tasks(
         if jax.process_index() == 0:
             x, _ = generate(params, config["sample"]["num"], seed=config["seed"])
             path = workdir / "samples" / f"step_{step:07d}.png"
-            picture = save_picture(path, x, data.scaling, _rows(data, len(x))["x"])
+            picture = save_picture(path, x, data.scaling, rows_of(data, len(x))["x"])
             if picture is not None:
                 logs.picture(step, "samples", picture)
         return {}

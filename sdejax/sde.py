@@ -102,7 +102,8 @@ class SDE:
         low, high = jax.lax.fori_loop(0, 64, halve, jax.lax.stop_gradient(bounds))
         t = jax.lax.stop_gradient(0.5 * (low + high))
         value, slope = jax.jvp(lambda s: log_snr(self, s), (t,), (jnp.ones_like(t),))
-        return t - (value - level) / slope
+        step = (value - level) / slope  # not finite where the ratio is not
+        return jnp.clip(t - jnp.where(jnp.isfinite(step), step, 0.0), self.t_min, self.t_max)
 
 
 def as_time(t: Time) -> Scalar:

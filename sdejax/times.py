@@ -11,6 +11,7 @@ which of the two is meant.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ def objective(density: TimeDensity) -> TimeSampling:
 def importance(proposal: TimeDensity, target: TimeDensity) -> TimeSampling:
     """Times from ``proposal`` for the objective of ``target``: factor target(t)/proposal(t).
 
-    The expected loss and its gradient are those of ``objective(target)``.
+    The expected loss and its gradient are those of ``objective(target)``, provided the proposal
+    reaches every time that the target does; times beyond the target count nothing.
 
     Args:
         proposal: the density to draw from; positive wherever the target is.
@@ -74,7 +76,7 @@ def uniform(sde: SDE, t_min: float | None = None) -> TimeDensity:
     width = sde.t_max - low
     return TimeDensity(
         quantile=lambda u: low + width * u,
-        log_density=lambda t: -jnp.log(width) + jnp.zeros_like(jnp.asarray(t)),
+        log_density=lambda t: _inside(t, low, sde.t_max, -jnp.log(width)),
     )
 
 
@@ -110,7 +112,9 @@ def log_normal_sigma(sde: SDE, mean: float = -1.2, std: float = 1.2) -> TimeDens
         t = jnp.asarray(t)
         z, slope = jax.jvp(level, (t,), (jnp.ones_like(t),))
         low, high = bounds(t.dtype)
-        return norm.logpdf(z) + jnp.log(slope) - jnp.log(high - low)
+        return _inside(
+            t, sde.t_min, sde.t_max, norm.logpdf(z) + jnp.log(slope) - jnp.log(high - low)
+        )
 
     return TimeDensity(quantile, log_density)
 
@@ -138,7 +142,8 @@ def logit_normal(sde: SDE, mean: float = 0.0, std: float = 1.0) -> TimeDensity:
     def log_density(t):
         r = (jnp.asarray(t) - sde.t_min) / width
         z = (jnp.log(r) - jnp.log1p(-r) - mean) / std
-        return jax.scipy.stats.norm.logpdf(z) - jnp.log(std * width * r * (1.0 - r))
+        value = jax.scipy.stats.norm.logpdf(z) - jnp.log(std * width * r * (1.0 - r))
+        return jnp.where((r > 0) & (r < 1), value, -jnp.inf)
 
     return TimeDensity(quantile, log_density)
 
@@ -154,8 +159,17 @@ def uniform_log_snr(sde: SDE) -> TimeDensity:
     Returns:
         The density.
 
+    Raises:
+        ValueError: where the log-SNR at t_max is infinite.
+
     Reference: Song et al. 2021, arXiv:2101.09258, section 5; Kingma et al. 2021, arXiv:2107.00630.
     """
+    first = log_snr(sde, sde.t_max)
+    if not isinstance(first, jax.core.Tracer) and not math.isfinite(float(first)):
+        raise ValueError(
+            f"uniform_log_snr: got t_max={float(sde.t_max)}, where alpha = 0 and the log-SNR is "
+            "infinite; use another density, or a process with a smaller t_max"
+        )
 
     def ends(dtype):
         high, low = (log_snr(sde, jnp.asarray(t, dtype)) for t in (sde.t_min, sde.t_max))
@@ -169,9 +183,16 @@ def uniform_log_snr(sde: SDE) -> TimeDensity:
         t = jnp.asarray(t)
         c = coefficients(sde, t)
         high, low = ends(t.dtype)
-        return jnp.log(2.0 * (c.dsigma / c.sigma - c.dalpha / c.alpha)) - jnp.log(high - low)
+        slope = 2.0 * (c.dsigma / c.sigma - c.dalpha / c.alpha)
+        return _inside(t, sde.t_min, sde.t_max, jnp.log(slope) - jnp.log(high - low))
 
     return TimeDensity(quantile, log_density)
+
+
+def _inside(t: Time, low: Time, high: Time, value: Scalar) -> Scalar:
+    """A log-density: ``value`` on [low, high], -inf outside."""
+    t = jnp.asarray(t)
+    return jnp.where((t >= low) & (t <= high), value, -jnp.inf)
 
 
 def stratified(key: Key, position: Index, size: int) -> Scalar:

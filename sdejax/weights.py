@@ -36,7 +36,11 @@ def simple(c: Coefficients) -> Scalar:
 
 
 def likelihood(c: Coefficients) -> Scalar:
-    """w = -lambda'/2, i.e. g^2/2 on the score's error: bounds the log-likelihood in nats."""
+    """w = -lambda'/2, i.e. g^2/2 on the score's error: bounds the log-likelihood.
+
+    With uniform times the loss is in nats per dimension and per unit of time: the bound's integral
+    is d (t_max - t_min) times it.
+    """
     return (c.dsigma * c.alpha / c.sigma - c.dalpha) * c.alpha
 
 

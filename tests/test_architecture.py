@@ -30,6 +30,7 @@ FLOORS = (
     {"tables"},
     {"build"},
     {"generate"},
+    {"results"},
     {"run"},
     {"api"},
     {"cli"},

@@ -14,7 +14,7 @@ from sdejax.data.scaling import integers
 from sdejax.data.sources import SOURCES
 from sdejax.data.toy import TOYS
 from sdejax.nets.mlp import MLP
-from sdejax.run import generator_of
+from sdejax.results import generator_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # event shape, classes, parameters of the network where they are published

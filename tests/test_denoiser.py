@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 from oracles import PREDICTIONS, PROCESSES
 
-from sdejax import processes
+from sdejax import prediction, processes
 from sdejax.denoiser import (
     clipped,
+    in_evaluation,
     init_linen,
     linen_functions,
     log_noise,
@@ -21,6 +22,8 @@ from sdejax.denoiser import (
     unit_variance,
 )
 from sdejax.prediction import Estimate, encode
+from sdejax.samplers import ddim, make_sampler, on_grid
+from sdejax.samplers.base import NOT_FINITE
 from sdejax.sde import coefficients, perturb
 
 T = jnp.float32(0.3)
@@ -167,3 +170,30 @@ def test_clipping_keeps_the_range_and_the_decomposition():
     np.testing.assert_allclose(c.alpha * out.x0 + c.sigma * out.eps, x, rtol=1e-6)
     with pytest.raises(ValueError, match=r"clipped: got low=1.0, high=-1.0; expected low < high"):
         clipped(1.0, -1.0)
+
+
+def test_clipping_does_not_hide_an_infinite_output():
+    """The network overflows half-way; samples lie inside the range, the report is not fooled."""
+
+    def network(params, x, t, cond):
+        return jnp.where(t < 0.5, jnp.inf, 0.1) * jnp.ones_like(x)
+
+    model = make_model(
+        network, prediction.eps, batched=False, conditioning=raw_time, scaling=no_scaling
+    )
+    method = on_grid(ddim(), 10)
+    draw = make_sampler(model, method, (2,), transform=clipped(-1.0, 1.0))
+    _, stats = draw(None, processes.vp(), jax.random.key(0), jnp.arange(3))
+    np.testing.assert_array_equal(stats.result, NOT_FINITE)
+
+
+def test_evaluation_leaves_dropout_out():
+    def noisy(params, x, t, cond, key):
+        return x + jax.random.normal(key, x.shape)
+
+    model = make_model(
+        lambda params, x, t, cond: x, prediction.eps, batched=False, train_apply_fn=noisy
+    )
+    x, t, key = jnp.ones(3), jnp.asarray(0.5), jax.random.key(0)
+    assert jnp.any(model.train_apply(None, x, t, None, key) != x)
+    np.testing.assert_array_equal(in_evaluation(model).train_apply(None, x, t, None, key), x)

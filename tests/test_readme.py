@@ -27,5 +27,7 @@ def test_library_example_draws_two_moons():
 
 
 def test_named_files_exist():
-    for name in set(re.findall(r"(?:configs|colab|experiments|tests|sdejax)/[\w./]+\w", README)):
+    for name in set(
+        re.findall(r"(?<![\w/.-])(?:configs|colab|experiments|tests|sdejax)/[\w./]+\w", README)
+    ):
         assert (ROOT / name).exists(), f"README names {name}, which does not exist"

@@ -11,8 +11,8 @@ from tiny_config import BATCH, HELD_OUT, STEPS, get_config
 from sdejax.build import build_data, build_loss, build_model, change
 from sdejax.data.pipeline import batches
 from sdejax.data.scaling import Scaling, integers
-from sdejax.run import MAY_CHANGE, finish, generator_of, save_picture, train
-from sdejax.samplers.base import Stats
+from sdejax.results import generator_of
+from sdejax.run import MAY_CHANGE, train
 from sdejax.tables import component
 from sdejax.train.catalog import all_steps, read_meta
 from sdejax.train.checkpoint import Checkpoints, restore_params
@@ -61,7 +61,8 @@ def test_held_out_loss_is_that_of_the_average_over_fixed_batches_and_noise(run):
     workdir, parts, _ = run
     config = plain()
     _, held_out = build_data(config)
-    loss = jax.jit(build_loss(config, parts))
+    loss = jax.jit(build_loss(config, parts, training=False))
+    eval_key = jax.random.split(jax.random.key(config["seed"]), 3)[2]
     for step, logged in [(n["step"], n["held_out_loss"]) for n in lines(workdir) if len(n) == 2]:
         ema, raw = (
             restore_params(workdir / "checkpoints", step, which=which)
@@ -70,34 +71,11 @@ def test_held_out_loss_is_that_of_the_average_over_fixed_batches_and_noise(run):
         means = {"ema": [], "raw": []}
         with batches(held_out, BATCH, seed=0) as rows:
             for index in range(HELD_OUT):
-                batch, key = next(rows), jax.random.fold_in(jax.random.key(0), index)
+                batch, key = next(rows), jax.random.fold_in(eval_key, index)
                 means["ema"].append(float(loss(ema, key, batch)[0].mean()))
                 means["raw"].append(float(loss(raw, key, batch)[0].mean()))
         assert logged == pytest.approx(np.mean(means["ema"]), rel=1e-5)
         assert logged != pytest.approx(np.mean(means["raw"]), rel=1e-4)
-
-
-def test_the_report_at_the_end_is_of_the_samples_drawn(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def generate(params, num, seed, progress):
-        asked.append((params, num, seed))
-        return np.full((num, 2), 0.5, np.float32), Stats(np.full(num, 7), np.zeros(num))
-
-    def report(key, x, real, unseen, real_labels, unseen_labels):
-        assert (x.shape, real.shape, unseen.shape) == ((20, 2), (512, 2), (512, 2))
-        assert real_labels is unseen_labels is None
-        return {"distance": 0.25}
-
-    monkeypatch.setattr("sdejax.run.sample_report", report)
-    monkeypatch.setattr("sdejax.run.format_report", str)
-    finish(
-        plain(sample__report_num=20, seed=3), generate, "averaged", *build_data(plain()), tmp_path
-    )
-    assert asked == [("averaged", 20, 4)]  # another seed than that of the pictures on the way
-    assert json.loads((tmp_path / "report.json").read_text()) == {"distance": 0.25}
-    assert "distance" in (tmp_path / "report.txt").read_text()
-    assert "7 evaluations each" in capsys.readouterr().out
 
 
 def test_training_lowers_the_held_out_loss(run):
@@ -165,24 +143,6 @@ def test_two_runs_into_one_folder_are_refused(run):
         pytest.raises(CheckpointError, match="another run"),
     ):
         train(plain(), workdir)
-
-
-def test_pictures_of_images_points_and_nothing(tmp_path):
-    gray = np.zeros((4, 8, 8, 1), np.float32)
-    picture = save_picture(tmp_path / "deep" / "images.png", gray, integers(17))
-    assert picture.dtype == np.uint8
-    assert set(picture.ravel()) >= {128}  # the middle of the range
-    points = np.random.default_rng(0).standard_normal((9, 2)).astype(np.float32)
-    assert save_picture(tmp_path / "alone.png", points, Scaling()) is None
-    assert save_picture(tmp_path / "beside.png", points, Scaling(), points) is None
-    sizes = {}
-    for name in ("alone", "beside"):
-        with Image.open(tmp_path / f"{name}.png") as image:
-            sizes[name] = image.size
-    assert sizes["beside"][0] > 1.5 * sizes["alone"][0]
-    assert save_picture(tmp_path / "none.png", np.zeros((4, 3), np.float32), Scaling()) is None
-    assert save_picture(tmp_path / "none.png", gray, Scaling()) is None  # no grey levels
-    assert not (tmp_path / "none.png").exists()
 
 
 def test_clipping_needs_a_range():

@@ -189,3 +189,16 @@ def test_a_users_process_decodes_and_samples(x64):
     )
     np.testing.assert_allclose(run(x)[0], truth.gaussian_flow(dist, sde, z, ts[-1]), atol=5e-3)
     prediction.require_decodable(prediction.eps, sde, sde.t_max)
+
+
+def test_the_inverse_stays_on_the_interval_where_the_log_snr_is_infinite():
+    class Line(SDE):
+        def alpha(self, t):
+            return 1.0 - t
+
+        def sigma(self, t):
+            return t
+
+    line = Line()
+    for level, t in ((-jnp.inf, 1.0), (jnp.inf, line.t_min), (-1e4, 1.0)):
+        assert float(line.time_of_log_snr(jnp.asarray(level))) == pytest.approx(t, abs=1e-6)

@@ -163,3 +163,25 @@ def test_importance_sampling_leaves_the_objective_and_lowers_its_variance():
     other = estimates(times.objective(proposal), 2)
     spread = other[0].std() / np.sqrt(len(other[0]))
     assert abs(other[0].mean() - plain[0].mean()) > 20 * spread
+
+
+def test_uniform_log_snr_refuses_an_infinite_end():
+    with pytest.raises(ValueError, match="log-SNR is infinite"):
+        times.uniform_log_snr(processes.rectified_flow())
+
+
+def test_times_beyond_the_target_count_nothing(x64):
+    """E over t ~ U(1e-5, 1) of factor(t)/t is the mean of 1/t over the target [1e-3, 1]."""
+    sde = processes.vp()
+    sampling = times.importance(times.uniform(sde, t_min=1e-5), times.uniform(sde))
+    u = (jnp.arange(2_000_000, dtype=jnp.float64) + 0.5) / 2_000_000
+    t = jax.vmap(sampling.density.quantile)(u)
+    estimate = jnp.mean(jax.vmap(sampling.factor)(t) / t)
+    assert estimate == pytest.approx(np.log(1000) / 0.999, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [times.uniform, times.log_normal_sigma, times.logit_normal])
+def test_densities_vanish_outside(make, x64):
+    sde = processes.edm()
+    assert make(sde).log_density(100.0) == -jnp.inf
+    assert make(sde).log_density(0.001) == -jnp.inf

@@ -67,7 +67,10 @@ def standardise(x: Any, chunk: int = 4096) -> Scaling:
     if not np.all(np.isfinite(mean)):
         raise ValueError("x: got NaN or infinite values, expected finite ones; clean the array")
     std = np.sqrt(mean_of(lambda block: (block - mean) ** 2))
-    return Scaling(tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+    return Scaling(
+        tuple(mean.tolist()),
+        tuple(np.where(std > 64 * np.finfo(float).eps * np.abs(mean), std, 1.0).tolist()),
+    )
 
 
 def apply(scaling: Scaling, x: Any) -> Float32[np.ndarray, "..."]:

@@ -168,11 +168,10 @@ def sample(
     (state, saved), _ = jax.lax.scan(
         advance, (sampler.init(x), saved), (jnp.arange(steps), rows, ts[1:])
     )
-    out = sampler.final(state)
-    if denoise:
-        out = denoiser(out, ts[-1]).x0
+    last = sampler.final(state)
+    out = denoiser(last, ts[-1]).x0 if denoise else last
     nfe = jnp.asarray(sampler.evaluations * steps + denoise, jnp.int32)
-    return out, Stats(nfe, finite(out), saved)
+    return out, Stats(nfe, jnp.maximum(finite(last), finite(out)), saved)
 
 
 def on_grid(

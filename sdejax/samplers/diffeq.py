@@ -136,8 +136,8 @@ def solve_sde(
         area = LEVY_AREAS[getattr(solver, "minimal_levy_area", dfx.AbstractBrownianIncrement)]
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         if taus is None:
-            # Steps are far longer than this; the tree interpolates below it.
-            resolution = (span[1] - span[0]) * 2.0**-14
+            # The tree interpolates below this; a finer one costs a little more a step.
+            resolution = (span[1] - span[0]) * 2.0**-20
             path = dfx.VirtualBrownianTree(*span, resolution, shape, key, levy_area=area)
         else:
             path = dfx.UnsafeBrownianPath(shape, key, levy_area=area)
@@ -218,7 +218,12 @@ def reverse_sde(
     def require(sde, t):
         require_finite_noise(noise, sde, t)
         if steps is not None:
-            grid(sde, steps)
+            taus = jnp.asarray(sde.t_max) - grid(sde, steps)
+            if not jnp.all(jnp.diff(taus) > 0):
+                raise ValueError(
+                    f"steps: got {steps}, too fine for the working precision: some of the times "
+                    "t_max - t coincide; use fewer steps or float64"
+                )
 
     require_steps(steps)
     return Method(run, require)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sdejax.denoiser import Model, make_denoiser
@@ -46,8 +47,15 @@ def make_sampler(
         ``fold_in(key, i)``. It compiles once for a batch size; fields of the process may change.
 
     Raises:
-        ValueError: by ``draw``, where the network has no x0 at t_max or the noise is infinite.
+        ValueError: for a dtype of less than 32 bits; and by ``draw``, where the network has no x0
+            at t_max or the noise is infinite.
     """
+
+    if dtype is not None and jnp.finfo(dtype).bits < 32:
+        raise ValueError(
+            f"dtype: got {jnp.dtype(dtype).name}; times and states need float32 or float64; let "
+            "the network compute in bfloat16 instead"
+        )
 
     def one(params, sde, key, index, cond):
         prior_key, solve_key = jax.random.split(jax.random.fold_in(key, index))

@@ -114,13 +114,15 @@ def run_loop(
     scores: dict[str, float] = {}
     clock, counted = time.monotonic(), start
     bar = tqdm(
-        total=schedule.steps, initial=start, unit="step", desc="training", disable=not logs.active
+        total=schedule.steps, initial=start, unit="step", desc="compiling", disable=not logs.active
     )
     with bar, preemption_notice() as requested:
         for step in range(start + 1, schedule.steps + 1):
             state, metrics = layout.step(state, layout.place_batch(next(batches)))
             last = step == schedule.steps
             _check_streak(wait((step, metrics)), schedule.max_bad_steps)
+            if step == start + 1:
+                bar.set_description("training")
             bar.update()
             if step % schedule.log_every == 0 or last:
                 numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -65,6 +65,7 @@ def parallel(
     ema_decay: float,
     global_batch_size: int,
     *,
+    eval_loss_fn: LossFn | None = None,
     devices: Sequence[Any] | None = None,
     fsdp: int = 1,
 ) -> Parallel:
@@ -74,6 +75,7 @@ def parallel(
         mode: "pmap" (replicated) or "jit" (named mesh, optionally fully sharded).
         loss_fn, tx, ema_decay: as in ``train_step``.
         global_batch_size: rows per step over all processes.
+        eval_loss_fn: loss of ``eval``, without dropout and the like; by default ``loss_fn``.
         devices: devices of all processes; all there are by default.
         fsdp: devices that share one copy of the state, "jit" only.
 
@@ -91,7 +93,9 @@ def parallel(
         raise ValueError(f"mode={mode!r}: expected one of {sorted(_MODES)}")
     devices = list(jax.devices() if devices is None else devices)
     _check_divides(global_batch_size, len(devices), fsdp)
-    return _MODES[mode](loss_fn, tx, ema_decay, global_batch_size, devices, fsdp)
+    step = partial(train_step, loss_fn, tx, ema_decay)
+    evaluate = partial(eval_step, eval_loss_fn or loss_fn)
+    return _MODES[mode](step, evaluate, global_batch_size, devices, fsdp)
 
 
 def throttle(depth: int = 16) -> Callable[[PyTree], PyTree | None]:
@@ -176,9 +180,8 @@ def _abstract(
 
 
 def _pmap(
-    loss_fn: LossFn,
-    tx: optax.GradientTransformation,
-    ema_decay: float,
+    train: Callable[..., tuple[TrainState, Metrics]],
+    evaluate: Callable[..., Metrics],
     rows: int,
     devices: list[Any],
     fsdp: int,
@@ -205,8 +208,6 @@ def _pmap(
         }
         return jax.device_put(split, NamedSharding(here, P(_AXIS)))
 
-    step = partial(train_step, loss_fn, tx, ema_decay, axis_name=_AXIS)
-    evaluate = partial(eval_step, loss_fn, axis_name=_AXIS)
     wrap = partial(jax.pmap, axis_name=_AXIS, out_axes=None, devices=devices)
     return Parallel(
         init=partial(_init, lambda v: NamedSharding(here, P())),
@@ -214,16 +215,15 @@ def _pmap(
         place=partial(_place, lambda v: NamedSharding(here, P())),
         portable=portable,
         place_batch=place_batch,
-        step=wrap(step, in_axes=(None, 0), donate_argnums=0),
-        eval=wrap(evaluate, in_axes=(None, None, 0)),
+        step=wrap(partial(train, axis_name=_AXIS), in_axes=(None, 0), donate_argnums=0),
+        eval=wrap(partial(evaluate, axis_name=_AXIS), in_axes=(None, None, 0)),
         local_batch_size=local_rows,
     )
 
 
 def _jit(
-    loss_fn: LossFn,
-    tx: optax.GradientTransformation,
-    ema_decay: float,
+    train: Callable[..., tuple[TrainState, Metrics]],
+    evaluate: Callable[..., Metrics],
     rows: int,
     devices: list[Any],
     fsdp: int,
@@ -246,7 +246,7 @@ def _jit(
         return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        state, metrics = train_step(loss_fn, tx, ema_decay, state, batch)
+        state, metrics = train(state, batch)
         # Pin the layout of the result, or the compiler may choose another and compile again.
         return jax.lax.with_sharding_constraint(
             (state, metrics), jax.tree.map(sharding_of, (state, metrics))
@@ -266,7 +266,7 @@ def _jit(
         portable=lambda state: state,
         place_batch=place_batch,
         step=jax.jit(step, donate_argnums=0),
-        eval=jax.jit(partial(eval_step, loss_fn)),
+        eval=jax.jit(evaluate),
         local_batch_size=local_rows,
     )
 

@@ -71,3 +71,8 @@ def test_constant_feature_is_only_centred_and_nan_refused():
     assert standardise(x) == Scaling((2.0, 2.0), (1.0, 1.0))
     with pytest.raises(ValueError, match="NaN or infinite"):
         standardise(np.array([[1.0], [np.nan]]))
+
+
+def test_a_constant_feature_is_only_centred_in_float64_too():
+    scaling = standardise(np.full((1000, 2), 0.1))
+    np.testing.assert_array_equal(scaling.scale, 1.0)
