@@ -1,6 +1,7 @@
 """The commands as users type them, run in this process."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -171,6 +172,14 @@ def test_overrides_reach_the_config():
     assert config["network"]["num_classes"] is None  # None where it is left alone
 
 
+def test_options_of_the_source_may_be_any_and_another_source_starts_without():
+    own = ["--config.data.options.n=100", "--config.data.options.toy=rings"]
+    options = read_config(str(CONFIG), own).to_dict()["data"]["options"]
+    assert (options["n"], options["toy"]) == (100, "rings")
+    other = ["--config.data.source=folder", "--config.data.options.size=32"]
+    assert read_config(str(CONFIG), other).to_dict()["data"]["options"] == {"size": 32}
+
+
 @pytest.mark.parametrize("command", ["train", "sample"])
 def test_help_names_every_flag(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -246,3 +255,9 @@ def test_misuse_of_sample_is_named(points, tmp_path, capsys):
         assert message in fails(capsys, *command, extra)
     assert "train first" in fails(capsys, "sample", "--workdir", tmp_path / "no", "--out=x.npz")
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert re.fullmatch(r"sdejax \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
