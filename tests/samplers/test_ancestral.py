@@ -151,16 +151,42 @@ def test_samples_have_the_moments_of_the_mixture(case):
     assert np.all(stats.result == 0)
 
 
-def test_the_linear_path_starts_at_alpha_0():
-    """ddim, ancestral and reverse diffusion are finite from t = 1, where f and g are not."""
+def test_the_linear_path_starts_at_alpha_0(x64):
+    """From t = 1, where f and g are infinite, DDIM converges to the exact flow of a Gaussian."""
     sde = processes.rectified_flow()
-    dist = truth.mixture(*map(jnp.asarray, skewed()))
-    for sampler in (ancestral(), reverse_diffusion()):
-        x, stats = sample(
-            KEY, sampler, sde, truth.denoiser(dist, sde), jnp.ones((1,)), grids.uniform(sde, 20)
-        )
-        assert np.all(np.isfinite(x))
-        assert stats.result == 0
+    dist = truth.gaussian(jnp.asarray([0.5, -1.0]), jnp.asarray([[1.0, 0.4], [0.4, 0.5]]))
+    z = jnp.asarray([0.7, -1.3])
+    start, end = (truth.gaussian_flow(dist, sde, z, t) for t in (sde.t_max, sde.t_min))
+    errors = []
+    for n in (50, 100, 200):
+        x, _ = sample(
+            KEY, ddim(), sde, truth.denoiser(dist, sde), start, grids.uniform(sde, n),
+            denoise=False,
+        )  # fmt: skip
+        errors.append(float(jnp.abs(x - end).max()))
+    assert errors[0] < 0.05
+    assert 0.85 < np.log2(errors[0] / errors[1]) < 1.15
+    assert 0.85 < np.log2(errors[1] / errors[2]) < 1.15
+
+
+@pytest.mark.parametrize("make", [ancestral, reverse_diffusion])
+def test_noisy_samplers_start_the_linear_path_at_alpha_0(make):
+    """The first step forgets x_1: the moments after it in closed form."""
+    sde = processes.rectified_flow(t_min=0.5)
+    mean, variance = 0.5, 0.09
+    dist = truth.gaussian(jnp.asarray([mean]), jnp.asarray([[variance]]))
+    one_step = jnp.asarray([1.0, 0.5])
+
+    def draw(key):
+        prior_key, key = jax.random.split(key)
+        x = jax.random.normal(prior_key, (1,))
+        return sample(key, make(), sde, truth.denoiser(dist, sde), x, one_step, denoise=False)[0]
+
+    x = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 4096))[:, 0]
+    # Ancestral: 0.5 E[x0] + 0.5 z. Reverse diffusion: 2 x_1 - x_1 + z, since k = 0 and v = 1.
+    expected = {ancestral: (0.5 * mean, 0.25), reverse_diffusion: (0.0, 2.0)}[make]
+    assert abs(np.mean(x) - expected[0]) < 5 * np.sqrt(expected[1] / 4096)
+    assert abs(np.var(x) / expected[1] - 1) < 5 * np.sqrt(2 / 4096)
 
 
 def test_eta_outside_0_to_1_is_refused():

@@ -11,7 +11,7 @@ from sdejax import dynamics, grids, processes
 from sdejax.denoiser import clipped, make_model, no_scaling, raw_time
 from sdejax.prediction import Estimate, encode
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama
-from sdejax.samplers.base import on_grid
+from sdejax.samplers.base import NoisyRow, linear_sampler, on_grid
 from sdejax.samplers.diffeq import ode, reverse_sde
 from sdejax.samplers.make import make_sampler
 from sdejax.sde import coefficients, prior_sample
@@ -101,28 +101,29 @@ def test_adaptive_examples_agree_to_ten_tolerances(method, tolerance):
 
 
 def test_noise_bits_are_those_of_the_index():
-    """The prior draw and a step's noise, alone, in a batch and over eight devices: bit by bit."""
+    """Prior and noise of three steps, alone, in a batch, over eight devices: equal bit by bit.
 
-    def bits(index):
-        prior_key, solve_key = jax.random.split(jax.random.fold_in(KEY, index))
-        step = jax.random.normal(jax.random.fold_in(solve_key, 3), (2, 3))
-        return prior_sample(prior_key, SDE, (2, 3)), step
+    The sampler adds up what it is given, x <- x + z, so nothing but noise is in the result.
+    """
 
-    draw = jax.jit(jax.vmap(bits))
-    alone, batch = draw(jnp.arange(16)), draw(jnp.arange(64))
-    spread = draw(sharded(jnp.arange(64)))
-    for a, b, c in zip(alone, batch, spread, strict=True):
-        np.testing.assert_array_equal(a, b[:16])
-        np.testing.assert_array_equal(b, c)
-    # And these are the draws that a sampler starts from: a run whose network keeps x says so.
+    def prepare(sde, ts):
+        one, zero = jnp.ones_like(ts[1:]), jnp.zeros_like(ts[1:])
+        return NoisyRow(ts[:-1], one, zero, zero, one)
+
     still = make_model(
         lambda params, x, t, cond: x, PREDICTIONS["velocity"], batched=False,
         scaling=no_scaling, conditioning=raw_time,
     )  # fmt: skip
-    sde = processes.rectified_flow(t_min=0.5)
-    method = on_grid(euler_maruyama(dynamics.no_noise), 1, denoise=False)
-    x, _ = make_sampler(still, method, (2, 3))(None, sde, KEY, jnp.arange(16))
-    np.testing.assert_allclose(x, alone[0] * 0.5, rtol=1e-6)  # x + (0.5 - 1) x
+    draw = make_sampler(still, on_grid(linear_sampler(prepare), 3, denoise=False), (2, 3))
+    alone, _ = draw(None, SDE, KEY, jnp.arange(16))
+    batch, _ = draw(None, SDE, KEY, jnp.arange(64))
+    spread, _ = draw(None, SDE, KEY, sharded(jnp.arange(64)))
+    np.testing.assert_array_equal(alone, batch[:16])
+    np.testing.assert_array_equal(batch, spread)
+    # Four independent standard normals, and no two examples or entries alike.
+    many, _ = draw(None, SDE, KEY, jnp.arange(4096))
+    assert np.var(many) == pytest.approx(4.0, abs=5 * 4.0 * np.sqrt(2 / many.size))
+    assert len(np.unique(many)) > 0.99 * many.size
 
 
 def test_it_compiles_once_for_new_keys_parameters_and_fields():
