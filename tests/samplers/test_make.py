@@ -183,10 +183,15 @@ def test_transform_condition_and_dtype_reach_the_run():
     limited = make_sampler(model, on_grid(ddim(), 2), (2,), transform=clipped(-1.0, 1.0))
     x, _ = limited(None, SDE, KEY, n, cond)
     np.testing.assert_array_equal(x[:, 0], [-1.0, 0.5, 1.0])
-    half = make_sampler(model, on_grid(ddim(), 2), (2,), dtype=jnp.bfloat16)
-    x, _ = half(None, SDE, KEY, n, cond.astype(jnp.bfloat16))
-    assert x.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(x[:, 0].astype(jnp.float32), cond)
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            x, _ = make_sampler(model, on_grid(ddim(), 2), (2,), dtype=dtype)(
+                None, SDE, KEY, jnp.arange(3), cond.astype(dtype)
+            )
+            assert x.dtype == dtype
+            np.testing.assert_array_equal(x[:, 0], cond)
+    with pytest.raises(ValueError, match="dtype: got bfloat16"):
+        make_sampler(model, on_grid(ddim(), 2), (2,), dtype=jnp.bfloat16)
 
 
 def test_saved_states_and_reports_have_the_batch_axis():
