@@ -103,7 +103,9 @@ class SDE:
         t = jax.lax.stop_gradient(0.5 * (low + high))
         value, slope = jax.jvp(lambda s: log_snr(self, s), (t,), (jnp.ones_like(t),))
         step = (value - level) / slope  # not finite where the ratio is not
-        return jnp.clip(t - jnp.where(jnp.isfinite(step), step, 0.0), self.t_min, self.t_max)
+        t = t - jnp.where(jnp.isfinite(step), step, 0.0)
+        # Inside the interval by value alone: the derivative at its ends is that of the inverse.
+        return t + jax.lax.stop_gradient(jnp.clip(t, self.t_min, self.t_max) - t)
 
 
 def as_time(t: Time) -> Scalar:
