@@ -139,12 +139,12 @@ def test_importance_sampling_leaves_loss_and_gradient():
         def step(key):
             return jax.value_and_grad(lambda p: jnp.mean(loss(p, key, batch_of(32))[0]))(PARAMS)
 
-        value, gradient = jax.jit(jax.vmap(step))(jax.random.split(KEY, 300))
+        value, gradient = jax.jit(jax.vmap(step))(jax.random.split(KEY, 2400))
         return np.stack([value, gradient["scale"]], axis=1).astype(float)
 
     plain, weighted = steps(times.objective(target)), steps(times.importance(proposal, target))
     other = steps(times.objective(proposal))
-    error = np.sqrt((plain.var(axis=0) + weighted.var(axis=0)) / 300)
+    error = np.sqrt((plain.var(axis=0) + weighted.var(axis=0)) / 2400)
     assert np.all(np.abs(plain.mean(axis=0) - weighted.mean(axis=0)) <= 5 * error)
     assert np.any(np.abs(plain.mean(axis=0) - other.mean(axis=0)) > 10 * error)
 
