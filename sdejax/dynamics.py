@@ -7,7 +7,9 @@ All processes
 share the marginals p_t for any w(t) >= 0, with v the velocity of the probability-flow ODE: w = 0
 is that ODE and w = g the reverse SDE (Anderson 1982; Song et al. 2021, arXiv:2011.13456, eq. 6 and
 13; Karras et al. 2022, arXiv:2206.00364, appendix B.5; Albergo et al. 2023, arXiv:2303.08797).
-diffrax integrates SDEs forward only, so their terms run in tau = t_max - t.
+As diffrax terms they may be written in other coordinates, without their linear part
+(``sdejax.coordinates``). diffrax integrates SDEs forward only, so the step variable of a reverse
+process increases: natively it is tau = t_max - t.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from sdejax.prediction import Denoiser, to_velocity
-from sdejax.sde import SDE, as_time, coefficients, diffusion
+from sdejax import coordinates
+from sdejax.coordinates import Coordinates, Frame
+from sdejax.prediction import Denoiser, Estimate, to_velocity
+from sdejax.sde import SDE, Coefficients, as_time, coefficients, diffusion
 from sdejax.types import Data, Scalar, Time
 
 Noise = Callable[[SDE, Time], Scalar]  # w(t)
@@ -74,23 +78,36 @@ def reverse_drift(sde: SDE, denoiser: Denoiser, x: Data, t: Time, noise: Noise =
     return to_velocity(estimate, c) + half * estimate.eps
 
 
-def ode_term(sde: SDE, denoiser: Denoiser) -> dfx.ODETerm:
-    """The probability-flow ODE as a diffrax term in t.
+def ode_term(
+    sde: SDE, denoiser: Denoiser, coordinates: Coordinates = coordinates.native
+) -> dfx.ODETerm:
+    """The probability-flow ODE as a diffrax term, ``dy/du = a x0 + b eps``.
 
     Args:
         sde: the process.
         denoiser: (x, t) -> ``Estimate``.
+        coordinates: of the state y and of the step variable u.
 
     Returns:
-        A term to be integrated from t_max down to t_min.
+        A term to be integrated from u(t_max) to u(t_min), in whichever direction that is.
     """
-    return dfx.ODETerm(lambda t, x, args: velocity(sde, denoiser, x, jnp.asarray(t)))
+    frame = coordinates.flow
+
+    def rate(u, y, args):
+        t, c, x = _native(frame, sde, jnp.asarray(u), y)
+        return _combine(frame.rate(c, jnp.zeros_like(t)), denoiser(x, t))
+
+    return dfx.ODETerm(rate)
 
 
 def sde_term(
-    sde: SDE, denoiser: Denoiser, noise: Noise, path: dfx.AbstractBrownianPath
+    sde: SDE,
+    denoiser: Denoiser,
+    noise: Noise,
+    path: dfx.AbstractBrownianPath,
+    coordinates: Coordinates = coordinates.native,
 ) -> dfx.MultiTerm:
-    """The reverse process as diffrax terms in tau = t_max - t.
+    """A reverse process as diffrax terms, ``dy = (a x0 + b eps) du + k dW_u``.
 
     The diffusion is a ``DiagonalLinearOperator``: a bare array would be contracted over
     [*event, *event].
@@ -99,22 +116,60 @@ def sde_term(
         sde: the process.
         denoiser: (x, t) -> ``Estimate``.
         noise: w(t).
-        path: Brownian motion in tau with the event's shape.
+        path: Brownian motion in u with the event's shape.
+        coordinates: of the state y and of the step variable u; in native ones u = t_max - t.
 
     Returns:
-        Terms to be integrated forward in tau.
+        Terms to be integrated forward in u.
+
+    Raises:
+        ValueError: for a noise that the coordinates do not serve.
     """
+    frame = coordinates.reverse
+    require_noise(coordinates, noise)
 
-    def time(tau):
-        return jnp.asarray(sde.t_max, tau.dtype) - tau
+    def rate(u, y, args):
+        t, c, x = _native(frame, sde, u, y)
+        return _combine(frame.rate(c, jnp.asarray(noise(sde, t), u.dtype)), denoiser(x, t))
 
-    def drift_in_tau(tau, x, args):
-        return -reverse_drift(sde, denoiser, x, time(tau), noise)
+    def spread(u, y, args):
+        t = frame.time(sde, u)
+        k = frame.spread(coefficients(sde, t), jnp.asarray(noise(sde, t), u.dtype))
+        return lx.DiagonalLinearOperator(jnp.full_like(y, k))
 
-    def noise_in_tau(tau, x, args):
-        return lx.DiagonalLinearOperator(jnp.full_like(x, noise(sde, time(tau))))
+    return dfx.MultiTerm(dfx.ODETerm(rate), dfx.ControlTerm(spread, path))
 
-    return dfx.MultiTerm(dfx.ODETerm(drift_in_tau), dfx.ControlTerm(noise_in_tau, path))
+
+def _native(frame: Frame, sde: SDE, u: Scalar, y: Data) -> tuple[Scalar, Coefficients, Data]:
+    """The time, its coefficients and the state x that belong to y at u."""
+    t = frame.time(sde, u)
+    c = coefficients(sde, t)
+    return t, c, frame.scale(c).astype(y.dtype) * y
+
+
+def _combine(pair: tuple[Scalar, Scalar], estimate: Estimate) -> Data:
+    """a x0 + b eps."""
+    a, b = (k.astype(estimate.x0.dtype) for k in pair)
+    return a * estimate.x0 + b * estimate.eps
+
+
+def require_noise(coordinates: Coordinates, noise: Noise) -> None:
+    """Refuses a w(t) for which coordinates have no closed form.
+
+    Args:
+        coordinates: of a reverse process.
+        noise: w(t).
+
+    Raises:
+        ValueError: for another noise than the one the coordinates are made for.
+    """
+    only = coordinates.reverse.only
+    if only is not None and noise is not only:
+        raise ValueError(
+            f"coordinates {coordinates.name!r}: got noise {getattr(noise, '__name__', noise)!r}; "
+            f"their closed form holds for {getattr(only, '__name__', only)!r} alone; use "
+            "coordinates.noise, log_noise or native"
+        )
 
 
 def require_finite_noise(noise: Noise, sde: SDE, t: Time) -> None:

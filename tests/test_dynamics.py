@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import PUBLISHED
 
-from sdejax import dynamics, processes, truth
+from sdejax import coordinates, dynamics, processes, truth
 from sdejax.sde import diffusion
 
 DIST = (
@@ -111,3 +111,26 @@ def test_an_infinite_noise_is_refused_by_name():
         dynamics.require_finite_noise(diffusion, sde, 1.0)
     dynamics.require_finite_noise(dynamics.sigma_noise, sde, 1.0)
     dynamics.require_finite_noise(diffusion, processes.rectified_flow(t_max=0.99), 0.99)
+
+
+def test_terms_in_data_coordinates_are_stochastic_localisation(dist):
+    """y = x alpha/sigma^2 over rho = SNR: dy = x0 drho + dW, and dy/dR = x0 for the ODE."""
+    sde = processes.edm()
+    denoiser = truth.denoiser(dist, sde)
+    x, t = jnp.asarray(X[1]), 0.5
+    x0 = denoiser(x, jnp.asarray(t)).x0
+    path = dfx.UnsafeBrownianPath(jax.ShapeDtypeStruct((2,), x.dtype), jax.random.key(0))
+    terms = dynamics.sde_term(sde, denoiser, diffusion, path, coordinates.data).terms
+    y, rho = x / t**2, jnp.asarray(t**-2)
+    np.testing.assert_allclose(terms[0].vf(rho, y, None), x0, rtol=1e-12)
+    np.testing.assert_array_equal(terms[1].vf(rho, y, None).mv(x), x)
+    ode = dynamics.ode_term(sde, denoiser, coordinates.data)
+    np.testing.assert_allclose(ode.vf(jnp.asarray(1 / t), x / t, None), x0, rtol=1e-12)
+
+
+def test_a_noise_is_refused_where_coordinates_have_no_closed_form_for_it():
+    for each in coordinates.ALL:
+        dynamics.require_noise(each, diffusion)
+    dynamics.require_noise(coordinates.noise, dynamics.sigma_noise)
+    with pytest.raises(ValueError, match="'log_data': got noise 'no_noise'; their closed form"):
+        dynamics.require_noise(coordinates.log_data, dynamics.no_noise)

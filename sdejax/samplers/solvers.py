@@ -1,10 +1,24 @@
-"""What the library knows of diffrax's solvers: names, noise they need, what a step costs."""
+"""What the library knows of diffrax's solvers: names, noise they need, what a step costs.
+
+``route`` maps times to the step variable of some coordinates, once and in float64; ``integrate`` is
+one call of diffrax along a route, with our report. Nothing is raised inside the solve: running out
+of steps or meeting a NaN is a result code.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax as dfx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sdejax.coordinates import Frame
+from sdejax.prediction import Denoiser
+from sdejax.samplers.base import MAX_STEPS, SUCCESS, Stats, finite, in_float64
+from sdejax.sde import SDE, coefficients
+from sdejax.types import Data, Scalar, Times
 
 # What a solver asks of its Brownian path -> what the path has to be made with.
 LEVY_AREAS: dict[Any, Any] = {
@@ -52,3 +66,136 @@ def evaluations(solver: dfx.AbstractSolver) -> tuple[int, int]:
     ignored = getattr(tableau, "ignore_stage_f", None)
     skipped = 0 if ignored is None else sum(map(bool, ignored))
     return len(tableau.b_sol) - skipped - first_same_as_last, int(first_same_as_last)
+
+
+class Route(NamedTuple):
+    """Where a solve goes: times, their step variables u and scales S of the state."""
+
+    us: Float[Array, " n"]  # the grid, or its two ends
+    fixed: bool  # whether ``us`` is a grid to be stepped through
+    first: Scalar  # the first step of an adaptive solve, in u
+    scales: tuple[Scalar, Scalar]  # S at the start and at the end
+    end: Scalar  # the last time
+    save_us: Float[Array, " m"] | None
+    save_scales: Float[Array, " m"] | None
+
+
+def route(
+    frame: Frame,
+    sde: SDE,
+    dtype: Any,
+    ts: Times | None,
+    save_at: Float[Array, " m"] | None,
+) -> Route:
+    """Maps times to step variables, in float64.
+
+    Args:
+        frame: the coordinates of an equation.
+        sde: the process.
+        dtype: floating dtype of the state.
+        ts: decreasing times of a fixed grid, or None for adaptive steps from t_max to t_min.
+        save_at: times at which to keep the state.
+
+    Returns:
+        The route.
+    """
+    first_last = (sde.t_max, sde.t_min) if ts is None else (ts[0], ts[-1])
+    ends = jnp.stack([jnp.asarray(t, dtype) for t in first_last])
+    grid = ends if ts is None else jnp.asarray(ts, dtype)
+    saves = jnp.zeros((0,), dtype) if save_at is None else jnp.asarray(save_at, dtype)
+
+    def mapped(sde, grid, ends, saves):
+        def u(times):
+            return jax.vmap(lambda t: frame.variable(sde, t))(times)
+
+        def scale(times):
+            return jax.vmap(lambda t: frame.scale(coefficients(sde, t)))(times)
+
+        # A given first step, so that no evaluation is spent on choosing it.
+        early = u(jnp.stack([ends[0], 0.99 * ends[0] + 0.01 * ends[1]]))
+        return u(grid), early[1] - early[0], scale(ends), u(saves), scale(saves)
+
+    us, first, scales, save_us, save_scales = in_float64(mapped, dtype, sde, grid, ends, saves)
+    kept = (None, None) if save_at is None else (save_us, save_scales)
+    return Route(us, ts is not None, first, (scales[0], scales[1]), ends[1], *kept)
+
+
+def integrate(
+    term: dfx.AbstractTerm,
+    solver: dfx.AbstractSolver,
+    controller: dfx.AbstractStepSizeController | None,
+    route: Route,
+    x: Data,
+    max_steps: int,
+    denoiser: Denoiser | None,
+    adjoint: dfx.AbstractAdjoint,
+) -> tuple[Data, Stats]:
+    """diffrax's solve along a route.
+
+    Args:
+        term: the equation in y and u.
+        solver: an explicit diffrax solver.
+        controller: adaptive step sizes; not used on a fixed grid.
+        route: where to go.
+        x: the state at its start, in native scale [*event].
+        max_steps: most steps of an adaptive solve, rejected ones included.
+        denoiser: for the last denoising step; None leaves it out.
+        adjoint: how diffrax differentiates the solve.
+
+    Returns:
+        x [*event] in native scale and ``Stats``.
+    """
+    saves = [dfx.SubSaveAt(t1=True)]
+    if route.save_us is not None:
+        saves.append(dfx.SubSaveAt(ts=route.save_us))
+    solution = dfx.diffeqsolve(
+        term,
+        solver,
+        route.us[0],
+        route.us[-1],
+        None if route.fixed else route.first,
+        x / route.scales[0],
+        saveat=dfx.SaveAt(subs=saves),
+        stepsize_controller=dfx.StepTo(route.us) if route.fixed else controller,
+        max_steps=route.us.shape[0] - 1 if route.fixed else max_steps,
+        adjoint=adjoint,
+        throw=False,
+    )
+    out = route.scales[1] * solution.ys[0][0]
+    saved = None
+    if route.save_scales is not None:
+        saved = route.save_scales.reshape(-1, *(1,) * x.ndim) * solution.ys[1]
+    per_step, at_start = evaluations(solver)
+    nfe = jnp.asarray(per_step * solution.stats["num_steps"] + at_start, jnp.int32)
+    if denoiser is not None:
+        out, nfe = denoiser(out, route.end).x0, nfe + 1
+    done = solution.result == dfx.RESULTS.successful
+    # A NaN makes adaptive steps be rejected until they run out: NOT_FINITE is the cause.
+    result = jnp.maximum(finite(out), jnp.where(done, SUCCESS, MAX_STEPS))
+    return out, Stats(nfe, result, saved)
+
+
+def adaptive_or_grid(
+    controller: dfx.AbstractStepSizeController | None, ts: Times | None, tolerance: float
+) -> dfx.AbstractStepSizeController | None:
+    """The given controller, or a default one where there is no grid.
+
+    Args:
+        controller: of adaptive steps.
+        ts: a grid for fixed steps.
+        tolerance: of the default ``PIDController``, relative and absolute.
+
+    Returns:
+        A controller, or None on a grid.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if controller is not None and ts is not None:
+        raise ValueError(
+            f"got both a controller ({type(controller).__name__}) and a grid ts of {ts.shape[0]} "
+            "times; give ts for fixed steps or a controller for adaptive ones"
+        )
+    if controller is None and ts is None:
+        return dfx.PIDController(rtol=tolerance, atol=tolerance)
+    return controller

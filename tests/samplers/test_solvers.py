@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdejax import dynamics, grids, processes
+from sdejax import coordinates, dynamics, grids, processes
 from sdejax.prediction import Estimate
 from sdejax.samplers.diffeq import solve_ode, solve_sde
-from sdejax.samplers.solvers import evaluations
+from sdejax.samplers.solvers import evaluations, route
 
 KEY = jax.random.key(0)
 SLOW = pytest.mark.slow
@@ -109,3 +109,24 @@ def test_nfe_of_the_sde_is_what_a_callback_counts(solver):
 def test_solvers_whose_evaluations_cannot_be_counted_are_refused(solver):
     with pytest.raises(ValueError, match=rf"wrapped {type(solver).__name__}; exp"):
         evaluations(solver)
+
+
+def test_a_route_is_rounded_once_from_float64():
+    """In noise coordinates of VP: the grid in sigma/alpha, the scale alpha, a first step of 1 %."""
+    sde, saves = processes.vp(), jnp.asarray([0.5, 0.2])
+    ts = np.asarray(grids.uniform(sde, 9), np.float32)
+    way = route(coordinates.noise.flow, sde, jnp.float32, jnp.asarray(ts), saves)
+
+    def r(t):
+        return np.sqrt(np.expm1(0.1 * np.float64(t) + 9.95 * np.float64(t) ** 2))
+
+    np.testing.assert_allclose(way.us, r(ts), rtol=6e-8)
+    np.testing.assert_allclose(way.save_us, r(saves), rtol=6e-8)
+    for got, t in zip((*way.scales, *way.save_scales), (*ts[[0, -1]], *saves), strict=True):
+        np.testing.assert_allclose(got, 1 / np.sqrt(1 + r(t) ** 2), rtol=6e-8)
+    first = r(0.99 * float(ts[0]) + 0.01 * float(ts[-1])) - r(ts[0])
+    np.testing.assert_allclose(way.first, first, rtol=1e-6)
+    assert (way.fixed, way.end) == (True, ts[-1])
+    adaptive = route(coordinates.native.reverse, sde, jnp.float32, None, None)
+    np.testing.assert_allclose(adaptive.us, [0.0, 0.999], rtol=1e-7)
+    assert (adaptive.fixed, adaptive.save_us) == (False, None)
