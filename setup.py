@@ -37,6 +37,7 @@ setup(
     extras_require={
         "test": [
             "beartype>=0.19",
+            "blackjax>=1.2",
             "ipykernel>=6.29",
             "mypy>=1.13",
             "nbclient>=0.10",
@@ -49,8 +50,9 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "mcmc": ["blackjax>=1.2"],
         "data": ["datasets>=3.0", "tensorflow-datasets>=4.9"],
-        "bench": ["diffusers>=0.32", "k-diffusion>=0.1.1", "torch>=2.6"],
+        "bench": ["diffusers>=0.32", "k-diffusion>=0.1.1", "scipy>=1.13", "torch>=2.6"],
         "notebooks": ["ipykernel>=6.29", "ipywidgets>=8.1", "jupyterlab>=4.2"],
     },
     entry_points={"console_scripts": ["sdejax=sdejax.cli:main"]},
