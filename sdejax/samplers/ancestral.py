@@ -10,15 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from sdejax.dynamics import Noise, require_finite_noise
-from sdejax.samplers.base import NoisyRow, Sampler, linear_sampler
-from sdejax.sde import SDE, coefficients, diffusion
+from sdejax.samplers.base import NoisyRow, Sampler, both_ends, linear_sampler
+from sdejax.sde import SDE, diffusion
 from sdejax.types import Times
-
-
-def _both_ends(sde: SDE, ts: Times):
-    """Coefficients at the start t and at the end s of every step, [n] each."""
-    c = jax.vmap(lambda t: coefficients(sde, t))(ts)
-    return jax.tree.map(lambda k: k[:-1], c), jax.tree.map(lambda k: k[1:], c)
 
 
 def ddim(eta: float = 0.0) -> Sampler:
@@ -44,12 +38,12 @@ def ddim(eta: float = 0.0) -> Sampler:
         raise ValueError(f"ddim: got eta={eta}; expected a number in [0, 1]")
 
     def prepare(sde: SDE, ts: Times) -> NoisyRow:
-        t, s = _both_ends(sde, ts)
+        t, s = both_ends(sde, ts)
         ratio = t.alpha * s.sigma / (s.alpha * t.sigma)
         fresh = 1.0 - ratio**2
         # eta stays outside of the roots, whose derivatives at 0 are infinite.
         kept = ratio if eta == 1.0 else jnp.sqrt(1.0 - eta**2 * fresh)
-        noise = eta * s.sigma * jnp.sqrt(fresh)
+        noise = eta * s.sigma * jnp.sqrt(fresh) if eta else None
         return NoisyRow(ts[:-1], jnp.zeros_like(kept), s.alpha, s.sigma * kept, noise)
 
     return linear_sampler(prepare)
@@ -74,7 +68,7 @@ def reverse_diffusion() -> Sampler:
     """
 
     def prepare(sde: SDE, ts: Times) -> NoisyRow:
-        t, s = _both_ends(sde, ts)
+        t, s = both_ends(sde, ts)
         k = t.alpha / s.alpha
         variance = t.sigma**2 - (k * s.sigma) ** 2
         zero = jnp.zeros_like(k)
@@ -99,7 +93,7 @@ def euler_maruyama(noise: Noise = diffusion) -> Sampler:
     """
 
     def prepare(sde: SDE, ts: Times) -> NoisyRow:
-        t, _ = _both_ends(sde, ts)
+        t, _ = both_ends(sde, ts)
         dt = ts[1:] - ts[:-1]
         w = jax.vmap(lambda time: noise(sde, time))(ts[:-1])
         along_eps = (t.dsigma + w**2 / (2.0 * t.sigma)) * dt

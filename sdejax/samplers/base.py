@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from sdejax import grids
 from sdejax.prediction import Denoiser
-from sdejax.sde import SDE
+from sdejax.sde import SDE, Coefficients, coefficients
 from sdejax.types import Data, Key, Scalar, Time, Times
 
 State = Any
@@ -67,7 +67,7 @@ class NoisyRow(NamedTuple):
     a: Scalar
     b: Scalar
     c: Scalar
-    d: Scalar
+    d: Scalar | None  # None: no noise is drawn
 
 
 def linear_sampler(
@@ -86,10 +86,37 @@ def linear_sampler(
 
     def step(denoiser, key, x, row):
         x0, eps = denoiser(x, row.t)
-        z = jax.random.normal(key, x.shape, x.dtype)
-        return row.a * x + row.b * x0 + row.c * eps + row.d * z
+        return row.a * x + row.b * x0 + row.c * eps + fresh_noise(key, x, row.d)
 
     return Sampler(prepare, lambda x: x, step, lambda x: x, require=require)
+
+
+def fresh_noise(key: Key, x: Data, scale: Scalar | None) -> Data | float:
+    """``scale z`` with z ~ N(0, I) of the shape of x; 0, and nothing drawn, where scale is None.
+
+    Args:
+        key: key of the draw.
+        x: an array of the shape and dtype that are wanted, [*event].
+        scale: standard deviation [], or None.
+
+    Returns:
+        The noise [*event], or 0.
+    """
+    return 0.0 if scale is None else scale * jax.random.normal(key, x.shape, x.dtype)
+
+
+def both_ends(sde: SDE, ts: Times) -> tuple[Coefficients, Coefficients]:
+    """Coefficients at the start t and at the end s of every step of a grid.
+
+    Args:
+        sde: the process.
+        ts: [n + 1] times.
+
+    Returns:
+        Two ``Coefficients`` of [n] arrays.
+    """
+    c = jax.vmap(lambda t: coefficients(sde, t))(ts)
+    return jax.tree.map(lambda k: k[:-1], c), jax.tree.map(lambda k: k[1:], c)
 
 
 def in_float64(function: Callable[..., Any], dtype: Any, *args: Any) -> Any:
