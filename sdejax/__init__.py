@@ -8,6 +8,7 @@ and noise (``prediction``), and everything else - losses, samplers, solvers - is
 """
 
 from sdejax import (
+    coordinates,
     denoiser,
     dynamics,
     grids,
@@ -48,6 +49,7 @@ __all__ = [
     "Stats",
     "check",
     "coefficients",
+    "coordinates",
     "cosine",
     "denoiser",
     "denoising_loss",

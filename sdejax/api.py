@@ -15,14 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Array, Float, Float32, Int
 
+from sdejax import fewstep
 from sdejax.build import Parts, build_model, change, default_config
 from sdejax.data.base import Dataset, hold_out
 from sdejax.data.scaling import Scaling, apply, invert, standardise
-from sdejax.results import generator_of
+from sdejax.results import generator_of, transform_of
 from sdejax.run import train
 from sdejax.samplers.base import Stats
+from sdejax.samplers.learned import Solver
 from sdejax.sde import SDE
 from sdejax.tables import TABLES, component
 from sdejax.train.catalog import read_meta
@@ -57,6 +59,7 @@ class Trained:
         sampler: str | None = None,
         steps: int | None = None,
         grid: str | None = None,
+        solver: Solver | None = None,
         seed: int = 0,
         labels: int | Int[np.ndarray, " n"] | None = None,
         progress: bool = False,
@@ -65,10 +68,11 @@ class Trained:
 
         Args:
             num: how many.
-            sampler: a row of ``sdejax.tables.SAMPLERS``; by default as configured.
+            sampler: one of ``sdejax.samplers.names()``; by default as configured.
             steps: number of steps; by default as configured for the configured sampler, and
                 another sampler's own.
             grid: a row of ``sdejax.tables.GRIDS``; by default as configured.
+            solver: a learned solver (``fit_solver``), in place of sampler, steps and grid.
             seed: sample i depends on it and on i alone.
             labels: one class for all, or [num]; by default each class in turn.
             progress: show a bar.
@@ -87,13 +91,30 @@ class Trained:
         wanted["grid"] = grid or wanted["grid"]
         if labels is not None:
             labels = np.broadcast_to(np.asarray(labels, np.int32), (num,))
-        chosen = (wanted["sampler"], wanted["steps"], wanted["grid"])
-        if chosen not in self._generators:  # kept, so that asking again compiles nothing
+        # A generator is kept, so that asking again compiles nothing; it keeps its solver alive.
+        chosen = (wanted["sampler"], wanted["steps"], wanted["grid"], id(solver))
+        if chosen not in self._generators:
             self._generators[chosen] = generator_of(
-                {**self.config, "sample": wanted}, self.parts, self.scaling
+                {**self.config, "sample": wanted}, self.parts, self.scaling, solver
             )
         x, stats = self._generators[chosen](self.params, num, seed, labels, progress)
         return invert(self.scaling, x), stats
+
+    def fit_solver(
+        self, evaluations: int, **options: Any
+    ) -> tuple[Solver, Float[Array, " checks"]]:
+        """A solver of few evaluations fitted to this model.
+
+        Args:
+            evaluations: N, of the network per sample.
+            **options: of ``sdejax.fewstep.fit``: pairs, iterations, batch, seed, progress.
+
+        Returns:
+            The solver, for ``sample(solver=...)`` and ``samplers.save_solver``, and its losses on
+            the held-out pairs [checks], the first before the fit.
+        """
+        transform = transform_of(self.config, self.scaling)
+        return fewstep.fit(self.parts, self.params, evaluations, transform=transform, **options)
 
 
 def load(

@@ -97,6 +97,7 @@ def default_config() -> ConfigDict:
     config.sample.steps = 50  # 0: the sampler's own, adaptive where it can
     config.sample.grid = "karras"
     config.sample.clip = False  # keep x0 in the range of the data at each step
+    config.sample.threshold = 0.0  # the same by dynamic thresholding at this quantile; 0: off
     config.sample.num = 64
     config.sample.report_num = 0  # samples for the report at the end, 0 for none
     return config

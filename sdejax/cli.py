@@ -1,4 +1,4 @@
-"""The command line: ``sdejax train`` and ``sdejax sample``."""
+"""The command line: ``sdejax train``, ``sdejax sample`` and ``sdejax fit-solver``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from sdejax.build import keys_of
 from sdejax.data.scaling import apply
 from sdejax.results import has_picture, save_picture
 from sdejax.run import train
-from sdejax.tables import GRIDS, SAMPLERS, near
+from sdejax.samplers.catalog import SAMPLERS
+from sdejax.samplers.learned import load_solver, save_solver
+from sdejax.tables import GRIDS, near
 from sdejax.train.loop import Preempted
 from sdejax.train.preemption import EXIT_CODE
 
@@ -38,6 +40,13 @@ Draw samples from a trained model and write a picture (.png) or arrays (.npz).
 
   sdejax sample --workdir runs/digits --num 64 --out digits.png
   sdejax sample --workdir runs/digits --num 1000 --sampler shark --label 7 --out sevens.npz
+"""
+FIT_SOLVER_HELP = """\
+Fit a few-step solver to a trained model: the times and weights with which N evaluations come
+nearest to accurate samples. Costs minutes, once; then sample with it.
+
+  sdejax fit-solver --workdir runs/digits --evaluations 8
+  sdejax sample --workdir runs/digits --solver runs/digits/solver_8.npz
 """
 PLAIN = argparse.RawDescriptionHelpFormatter
 
@@ -78,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     sampler.add_argument(
         "--steps", type=int, help="fixed steps; by default as configured, or adaptive"
     )
+    sampler.add_argument("--solver", type=Path, help="file of fit-solver, instead of a sampler")
     sampler.add_argument("--grid", help=f"as configured, or one of: {', '.join(GRIDS)}")
     sampler.add_argument("--seed", type=int, default=0, help="(default 0)")
     sampler.add_argument("--label", type=int, help="class of a conditional model; default: each")
@@ -86,6 +96,18 @@ def parser() -> argparse.ArgumentParser:
     sampler.add_argument(
         "--out", type=Path, default=Path("samples.png"), help=".png or .npz (default samples.png)"
     )
+
+    fitter = commands.add_parser(
+        "fit-solver", help="fit a few-step solver", description=FIT_SOLVER_HELP,
+        formatter_class=PLAIN,
+    )  # fmt: skip
+    fitter.add_argument("--workdir", required=True, type=Path, help="folder of a run")
+    fitter.add_argument("--evaluations", type=int, default=8, help="of the network (default 8)")
+    fitter.add_argument("--pairs", type=int, default=1024, help="accurate samples (default 1024)")
+    fitter.add_argument("--iterations", type=int, default=1000, help="(default 1000)")
+    fitter.add_argument("--batch", type=int, default=64, help="pairs an iteration (default 64)")
+    fitter.add_argument("--seed", type=int, default=0, help="(default 0)")
+    fitter.add_argument("--out", type=Path, help="default: WORKDIR/solver_N.npz")
     return main_parser
 
 
@@ -193,6 +215,9 @@ def run_sample(args: argparse.Namespace) -> None:
     """
     if args.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out: got {str(args.out)!r}; expected a name that ends in .png or .npz")
+    if args.solver and (args.sampler or args.steps is not None or args.grid):
+        raise ValueError("--solver: has its own steps; leave out --sampler, --steps and --grid")
+    solver = load_solver(args.solver) if args.solver else None
     model = load(args.workdir, step=args.step, raw=args.raw)
     event, classes = model.parts.event_shape, model.parts.num_classes
     if args.out.suffix == ".png" and not has_picture(event, model.scaling):
@@ -201,8 +226,8 @@ def run_sample(args: argparse.Namespace) -> None:
     if classes is not None:
         labels = np.arange(args.num) % classes if labels is None else np.full(args.num, labels)
     x, stats = model.sample(
-        args.num, sampler=args.sampler, steps=args.steps, grid=args.grid, seed=args.seed,
-        labels=labels, progress=True,
+        args.num, sampler=args.sampler, steps=args.steps, grid=args.grid, solver=solver,
+        seed=args.seed, labels=labels, progress=True,
     )  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".npz":
@@ -214,6 +239,25 @@ def run_sample(args: argparse.Namespace) -> None:
     print(
         f"{args.out}: {len(x)} samples, {weights} weights of step {model.step}, "
         f"{float(np.mean(stats.nfe)):.0f} evaluations each"
+    )
+
+
+def run_fit_solver(args: argparse.Namespace) -> None:
+    """``sdejax fit-solver``.
+
+    Args:
+        args: the parsed arguments.
+    """
+    model = load(args.workdir)
+    solver, losses = model.fit_solver(
+        args.evaluations, pairs=args.pairs, iterations=args.iterations, batch=args.batch,
+        seed=args.seed, progress=True,
+    )  # fmt: skip
+    out = args.out or args.workdir / f"solver_{args.evaluations}.npz"
+    save_solver(out, solver)
+    print(
+        f"{out}: {args.evaluations} evaluations; loss on held-out noise {float(losses[0]):.3g} "
+        f"(dpmpp_2m) -> {float(losses.min()):.3g}"
     )
 
 
@@ -229,9 +273,11 @@ def main(argv: list[str] | None = None) -> None:
         if args.command == "train":
             run_train(args, rest)
         elif rest:
-            raise ValueError(f"unknown argument {rest[0]!r}; see sdejax sample --help")
-        else:
+            raise ValueError(f"unknown argument {rest[0]!r}; see sdejax {args.command} --help")
+        elif args.command == "sample":
             run_sample(args)
+        else:
+            run_fit_solver(args)
     except Preempted as stop:
         print(f"sdejax: {stop}", file=sys.stderr)
         sys.exit(EXIT_CODE)

@@ -18,11 +18,13 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from sdejax.build import Parts
-from sdejax.denoiser import clipped
 from sdejax.prediction import require_decodable
 from sdejax.samplers.base import Stats, check
+from sdejax.samplers.catalog import SAMPLERS
+from sdejax.samplers.learned import Solver, learned
 from sdejax.samplers.make import make_sampler
-from sdejax.tables import GRIDS, SAMPLERS, look_up
+from sdejax.tables import GRIDS, look_up
+from sdejax.thresholding import Transform
 from sdejax.types import Params
 
 Generator = Callable[..., tuple[Float32[np.ndarray, "n *event"], Stats]]
@@ -34,7 +36,8 @@ def make_generator(
     sampler: str = "ddim",
     steps: int | None = None,
     grid: str = "uniform",
-    clip: tuple[float, float] | None = None,
+    solver: Solver | None = None,
+    transform: Transform | None = None,
     chunk: int = 256,
 ) -> Generator:
     """A function that draws any number of samples.
@@ -44,7 +47,8 @@ def make_generator(
         sampler: a row of ``SAMPLERS``.
         steps: number of steps; None for the sampler's own, adaptive where it can.
         grid: a row of ``GRIDS``, where fixed steps are.
-        clip: keep x0 between these at each step.
+        solver: a learned solver, in place of sampler, steps and grid.
+        transform: a change of the denoiser, e.g. ``clipped(-1, 1)``.
         chunk: samples drawn at a time, rounded up to a multiple of the local devices.
 
     Returns:
@@ -56,14 +60,18 @@ def make_generator(
     Raises:
         ValueError: for an unknown sampler or grid, or a sampler that cannot start at t_max.
     """
-    method = look_up("sampler", SAMPLERS, sampler)(steps, look_up("grid", GRIDS, grid))
+    if solver is None:
+        entry = look_up("sampler", SAMPLERS, sampler)
+        method, title = entry.method(steps, look_up("grid", GRIDS, grid)), sampler
+    else:
+        method, title = learned(solver), f"learned, {solver.ts.shape[0]} evaluations"
     require_decodable(parts.model.prediction, parts.sde, parts.sde.t_max)
     method.require(parts.sde, parts.sde.t_max)
     draw = make_sampler(
         parts.model,
         method,
         parts.event_shape,
-        transform=None if clip is None else clipped(*clip),
+        transform=transform,
     )
     devices = jax.local_devices()
     chunk = -(-chunk // len(devices)) * len(devices)
@@ -82,7 +90,7 @@ def make_generator(
         params = jax.device_put(params, NamedSharding(by_rows.mesh, P()))
         key = jax.random.split(jax.random.key(seed), 4)[3]  # the first three are a run's own
         found, reports = [], []
-        bar = tqdm(total=num, unit="sample", desc=f"sampling ({sampler})", disable=not progress)
+        bar = tqdm(total=num, unit="sample", desc=f"sampling ({title})", disable=not progress)
         with bar:
             for start in range(0, num, size):
                 index = np.arange(start, start + size, dtype=np.int32)

@@ -217,14 +217,9 @@ def from_times(ts: Float[Array, " n"] | np.ndarray) -> Grid:
     if ts.ndim != 1 or ts.shape[0] < 2:
         raise ValueError(f"from_times: got an array of shape {ts.shape}; expected [n + 1], n >= 1")
     traced = isinstance(ts, jax.core.Tracer)
+    require_decreasing(ts)
     if not traced:
         ts = np.asarray(ts)  # keeps float64 where the session is in float32
-        if not np.all(np.diff(ts) < 0):
-            at = int(np.argmin(np.diff(ts) < 0))
-            raise ValueError(
-                f"from_times: got {ts[at]} before {ts[at + 1]} at index {at}; expected decreasing "
-                "times, from noise (t_max) to data (t_min)"
-            )
 
     def given(sde: SDE, n: int) -> Times:
         if n != ts.shape[0] - 1:
@@ -242,6 +237,26 @@ def from_times(ts: Float[Array, " n"] | np.ndarray) -> Grid:
         return jnp.asarray(ts, jnp.result_type(float))
 
     return given
+
+
+def require_decreasing(ts: Float[Array, " n"] | np.ndarray) -> None:
+    """Refuses times that do not run from noise down to data; traced values are let through.
+
+    Args:
+        ts: [n + 1] times.
+
+    Raises:
+        ValueError: naming the first pair that is out of order.
+    """
+    if isinstance(ts, jax.core.Tracer):
+        return
+    falling = np.diff(np.asarray(ts)) < 0
+    if not np.all(falling):
+        at = int(np.argmin(falling))
+        raise ValueError(
+            f"grid: got {ts[at]} before {ts[at + 1]} at index {at}; expected decreasing "
+            "times, from noise (t_max) to data (t_min)"
+        )
 
 
 def _at_levels(sde: SDE, levels: int, n: int, index: np.ndarray) -> Times:

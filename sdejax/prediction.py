@@ -162,8 +162,8 @@ def decode(prediction: Prediction, c: Coefficients, x: Data, output: Data) -> Es
     )
 
 
-def clip_x0(estimate: Estimate, c: Coefficients, x: Data, low: float, high: float) -> Estimate:
-    """The estimate with x0 inside [low, high] and eps recomputed from x_t.
+def replace_x0(estimate: Estimate, c: Coefficients, x: Data, x0: Data) -> Estimate:
+    """The estimate with another x0, e.g. a clipped one, and eps recomputed from x_t.
 
     ``eps = (x_t - alpha x0) / sigma``, so the pair still decomposes x_t; at sigma = 0 eps stays.
 
@@ -171,14 +171,13 @@ def clip_x0(estimate: Estimate, c: Coefficients, x: Data, low: float, high: floa
         estimate: the pair (x0, eps), [*event] each.
         c: coefficients at one time.
         x: x_t [*event].
-        low: smallest value of the data.
-        high: largest value of the data.
+        x0: the new x0 [*event].
 
     Returns:
         ``Estimate`` of [*event].
     """
     # Clipping would hide an infinite output, so that stays visible as NaN.
-    clipped = jnp.where(jnp.isfinite(estimate.x0), jnp.clip(estimate.x0, low, high), jnp.nan)
+    clipped = jnp.where(jnp.isfinite(estimate.x0), x0, jnp.nan)
     alpha, sigma = c.alpha.astype(x.dtype), c.sigma.astype(x.dtype)
     eps = (x - alpha * clipped) / jnp.where(sigma == 0, 1.0, sigma)
     # Where nothing was clipped eps is left as it was, free of a second rounding.

@@ -17,6 +17,8 @@ from sdejax.data.base import Dataset
 from sdejax.data.scaling import Scaling, apply, invert, to_uint8
 from sdejax.generate import Generator, make_generator
 from sdejax.metrics.report import format_report, sample_report
+from sdejax.samplers.learned import Solver
+from sdejax.thresholding import Transform, clipped, thresholded
 from sdejax.types import Params
 
 
@@ -61,13 +63,16 @@ def finish(
         print(format_report(report))
 
 
-def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> Generator:
+def generator_of(
+    config: Mapping[str, Any], parts: Parts, scaling: Scaling, solver: Solver | None = None
+) -> Generator:
     """The generator that ``config.sample`` describes.
 
     Args:
         config: nested.
         parts: the model.
-        scaling: of the data, whose range ``config.sample.clip`` keeps to.
+        scaling: of the data, whose range ``config.sample.clip`` and ``threshold`` keep to.
+        solver: a learned solver, in place of the configured sampler, steps and grid.
 
     Returns:
         As ``make_generator``.
@@ -76,16 +81,40 @@ def generator_of(config: Mapping[str, Any], parts: Parts, scaling: Scaling) -> G
         ValueError: for clipping without a known range, or as ``make_generator``.
     """
     wanted = config["sample"]
-    if wanted["clip"] and scaling.levels is None:
-        raise ValueError("sample.clip: got True, but the data have no fixed range; set it to False")
     return make_generator(
         parts,
         sampler=wanted["sampler"],
         steps=wanted["steps"] or None,
         grid=wanted["grid"],
-        clip=(-1.0, 1.0) if wanted["clip"] else None,
+        solver=solver,
+        transform=transform_of(config, scaling),
         chunk=min(256, wanted["num"]),
     )
+
+
+def transform_of(config: Mapping[str, Any], scaling: Scaling) -> Transform | None:
+    """How ``config.sample`` changes the denoiser: clipping, dynamic thresholding or nothing.
+
+    Args:
+        config: nested.
+        scaling: of the data.
+
+    Returns:
+        The transform, or None.
+
+    Raises:
+        ValueError: for either without a known range of the data.
+    """
+    wanted = config["sample"]
+    for key in ("clip", "threshold"):
+        if wanted[key] and scaling.levels is None:
+            raise ValueError(
+                f"sample.{key}: got {wanted[key]}, but the data have no fixed range; set it to "
+                f"{type(wanted[key])()}"
+            )
+    if wanted["threshold"]:
+        return thresholded(wanted["threshold"])
+    return clipped(-1.0, 1.0) if wanted["clip"] else None
 
 
 def has_picture(event_shape: tuple[int, ...], scaling: Scaling) -> bool:

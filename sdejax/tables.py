@@ -12,13 +12,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sdejax import denoiser, dynamics, grids, prediction, processes, times, weights
+from sdejax import denoiser, grids, prediction, processes, times, weights
 from sdejax.nets.mlp import MLP
 from sdejax.nets.unet import UNet
-from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama, reverse_diffusion
-from sdejax.samplers.base import Method, on_grid
-from sdejax.samplers.diffeq import ode, reverse_sde
-from sdejax.samplers.solvers import SOLVERS
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -87,24 +83,10 @@ GRIDS: Mapping[str, grids.Grid] = {
     "quadratic": grids.quadratic,
     "log_snr": grids.uniform_log_snr,
     "karras": grids.karras,
-}
-
-# (steps, grid) -> method. Without steps the solvers of the second half adapt theirs.
-SAMPLERS: Mapping[str, Callable[[int | None, grids.Grid], Method]] = {
-    "ddim": lambda steps, grid: on_grid(ddim(), steps or 50, grid),
-    "ancestral": lambda steps, grid: on_grid(ancestral(), steps or 250, grid),
-    "reverse_diffusion": lambda steps, grid: on_grid(reverse_diffusion(), steps or 500, grid),
-    "euler_maruyama": lambda steps, grid: on_grid(euler_maruyama(), steps or 500, grid),
-    "sigma_noise": lambda steps, grid: on_grid(
-        euler_maruyama(dynamics.sigma_noise), steps or 250, grid
-    ),
-    "euler": lambda steps, grid: ode(SOLVERS["euler"](), steps or 100, grid),
-    "heun": lambda steps, grid: ode(SOLVERS["heun"](), steps, grid),
-    "tsit5": lambda steps, grid: ode(SOLVERS["tsit5"](), steps, grid),
-    "dopri5": lambda steps, grid: ode(SOLVERS["dopri5"](), steps, grid),
-    "dopri8": lambda steps, grid: ode(SOLVERS["dopri8"](), steps, grid),
-    "shark": lambda steps, grid: reverse_sde(SOLVERS["shark"](), steps, grid),
-    "sra1": lambda steps, grid: reverse_sde(SOLVERS["sra1"](), steps, grid),
+    "discrete": grids.discrete(),
+    "trailing": grids.discrete_trailing(),
+    "leading": grids.discrete_leading(),
+    "shifted": grids.shifted(grids.uniform, 3.0),
 }
 
 

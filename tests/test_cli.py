@@ -217,6 +217,20 @@ def test_samplers_steps_and_grids_can_be_chosen(points, tmp_path):
     assert len(set(nfe.tolist())) > 1  # adaptive where no steps are given
 
 
+def test_a_solver_is_fitted_and_sampled_with(points, tmp_path, capsys):
+    out = tmp_path / "few.npz"
+    fit = ["fit-solver", "--workdir", points, "--evaluations=3", "--pairs=16", "--iterations=4"]
+    main([str(word) for word in [*fit, "--batch=4", "--out", out]])
+    assert "few.npz: 3 evaluations; loss on held-out noise" in capsys.readouterr().out
+    x, nfe = sample(points, tmp_path / "x.npz", "--num=8", f"--solver={out}")
+    assert np.isfinite(x).all()
+    np.testing.assert_array_equal(nfe, np.full(8, 3))
+    command = ["sample", "--workdir", points, "--out", tmp_path / "y.npz", f"--solver={out}"]
+    assert "leave out --sampler" in fails(capsys, *command, "--steps=3")
+    out.write_bytes(b"no solver")
+    assert "few.npz: no solver" in fails(capsys, *command)
+
+
 def test_pictures_of_points_and_of_images(points, digits, tmp_path, monkeypatch):
     sizes, beside, plot = [], [], viz.plot_points
     monkeypatch.setattr(viz, "plot_points", lambda x, y: beside.append(y) or plot(x, y))

@@ -41,7 +41,7 @@ def error(parts, method, indices, cond=None):
     return float(jnp.sqrt(jnp.mean((x[0] - accurate[0]) ** 2)))
 
 
-@pytest.mark.parametrize("classes", [None, 2])
+@pytest.mark.parametrize("classes", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_a_fitted_solver_is_nearer_to_accurate_samples(classes):
     parts = parts_of(processes.vp(t_max=0.99), classes)
     solver, losses = fewstep.fit(parts, None, 3, pairs=64, iterations=100, batch=16)

@@ -5,7 +5,7 @@ import pytest
 from oracles import PREDICTIONS, PROCESSES, interior
 
 from sdejax import prediction, processes
-from sdejax.prediction import Estimate, clip_x0, decode, encode, to_score, to_velocity
+from sdejax.prediction import Estimate, decode, encode, replace_x0, to_score, to_velocity
 from sdejax.sde import coefficients, diffusion, drift, perturb
 
 PAIR = np.random.default_rng(0).normal(size=(2, 9)) * np.asarray([[0.7], [1.0]])
@@ -140,13 +140,13 @@ def test_velocity_is_the_probability_flow_of_the_score(name, x64):
     assert np.all(np.abs(velocity - flow) <= 1e-12 * (np.abs(velocity) + size))
 
 
-def test_clip_keeps_the_decomposition(strict):
+def test_a_replaced_x0_keeps_the_decomposition(strict):
     sde, low, high = processes.vp(), -0.5, 0.4
     pair = Estimate(*jnp.asarray(PAIR, jnp.float32))
     inside = (np.asarray(pair.x0) >= low) & (np.asarray(pair.x0) <= high)
     assert inside.any()
     assert not inside.all()
-    clip = jax.jit(lambda c, x: clip_x0(pair, c, x, low, high))
+    clip = jax.jit(lambda c, x: replace_x0(pair, c, x, jnp.clip(pair.x0, low, high)))
     for t in (1e-3, 0.3, 1.0):
         c, x = coefficients(sde, t), perturb(sde, *pair, t)
         out = clip(c, x)
@@ -156,10 +156,11 @@ def test_clip_keeps_the_decomposition(strict):
         assert np.all(out.eps[~inside] != pair.eps[~inside])
 
 
-def test_clip_at_sigma_0_leaves_eps(strict):
+def test_replacing_x0_at_sigma_0_leaves_eps(strict):
     sde = processes.rectified_flow()
     pair = Estimate(*jnp.asarray(PAIR, jnp.float32))
-    out = clip_x0(pair, coefficients(sde, 0.0), pair.x0, -0.1, 0.1)
+    inside = jnp.clip(pair.x0, -0.1, 0.1)
+    out = replace_x0(pair, coefficients(sde, 0.0), pair.x0, inside)
     np.testing.assert_array_equal(out.eps, pair.eps)
     assert np.abs(out.x0).max() == np.float32(0.1)
 

@@ -232,7 +232,7 @@ def on_grid(
 
     def require(sde, t):
         sampler.require(sde, t)
-        grid(sde, steps)  # a grid refuses a process on which it is not finite
+        grids.require_decreasing(grid(sde, steps))
 
     return Method(run, require)
 

@@ -102,6 +102,10 @@ SAMPLERS: Mapping[str, Entry] = {
     ),
     "dpmpp_2m": _grid(dpmpp_2m(), 20, 2, True, "strong guidance; the usual default elsewhere"),
     "dpmpp_3m": _grid(dpmpp_3m(), 20, 2, True, "as published: order 2 with a small error"),
+    "unipc_1": _grid(unipc(1), 20, 2, True, "strong guidance in few evaluations"),
+    "unipc_2_bh1": _grid(
+        unipc(2, "bh1"), 20, 3, True, "as unipc_2; the papers' unconditional B(h)"
+    ),
     "unipc_2": _grid(unipc(2), 20, 3, True, "few evaluations with guidance"),
     "unipc_3": _grid(unipc(3), 20, 4, True, "15 to 50 evaluations"),
     "unipc_4": _grid(unipc(4), 40, 5, True, "30 evaluations and more: the least error of all"),

@@ -7,7 +7,7 @@ from oracles import PUBLISHED, skewed
 from sdejax import grids, processes, truth
 from sdejax.prediction import Estimate
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama, reverse_diffusion
-from sdejax.samplers.base import Stats, check, in_float64, sample
+from sdejax.samplers.base import Stats, check, in_float64, on_grid, sample
 
 KEY = jax.random.key(0)
 SDE = processes.vp()
@@ -161,3 +161,9 @@ def test_check_names_the_number_of_failures_and_the_first():
         check(Stats(nfe, jnp.asarray([0, 1, 1, 0], jnp.int32)))
     with pytest.raises(FloatingPointError, match="1 of 1 examples"):
         check(Stats(nfe[0], jnp.asarray(1, jnp.int32)))
+
+
+def test_a_grid_that_does_not_fall_is_refused():
+    method = on_grid(ddim(), 3, lambda sde, n: jnp.asarray([1.0, 0.5, 0.6, 0.1]))
+    with pytest.raises(ValueError, match=r"got 0\.5 before 0\.6.* at index 1; expected decreasing"):
+        method.require(processes.vp(), 1.0)
