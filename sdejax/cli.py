@@ -103,9 +103,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     fitter.add_argument("--workdir", required=True, type=Path, help="folder of a run")
     fitter.add_argument("--evaluations", type=int, default=8, help="of the network (default 8)")
-    fitter.add_argument("--pairs", type=int, default=1024, help="accurate samples (default 1024)")
-    fitter.add_argument("--iterations", type=int, default=1000, help="(default 1000)")
-    fitter.add_argument("--batch", type=int, default=64, help="pairs an iteration (default 64)")
+    fitter.add_argument("--pairs", type=int, default=256, help="accurate samples (default 256)")
+    fitter.add_argument("--iterations", type=int, default=300, help="(default 300)")
+    fitter.add_argument("--batch", type=int, default=16, help="pairs an iteration (default 16)")
     fitter.add_argument("--seed", type=int, default=0, help="(default 0)")
     fitter.add_argument("--out", type=Path, help="default: WORKDIR/solver_N.npz")
     return main_parser

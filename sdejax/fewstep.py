@@ -8,11 +8,12 @@ from jaxtyping import Array, Float
 
 from sdejax import grids
 from sdejax.build import Parts
-from sdejax.denoiser import Transform, make_denoiser
+from sdejax.denoiser import make_denoiser
 from sdejax.samplers.dpm_solver import dpmpp_2m
 from sdejax.samplers.fitting import draw_pairs, fit_solver
 from sdejax.samplers.learned import Solver, as_solver
 from sdejax.sde import log_snr
+from sdejax.thresholding import Transform
 from sdejax.types import Params
 
 
@@ -22,9 +23,9 @@ def fit(
     evaluations: int,
     *,
     transform: Transform | None = None,
-    pairs: int = 1024,
-    iterations: int = 1000,
-    batch: int = 64,
+    pairs: int = 256,
+    iterations: int = 300,
+    batch: int = 16,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Solver, Float[Array, " checks"]]:

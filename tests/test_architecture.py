@@ -46,6 +46,7 @@ KEPT_IN = {
         "samplers.diffeq",
         "samplers.diffeq_sde",
         "samplers.brownian",
+        "samplers.fitting",
         "samplers.solvers",
         "samplers.adaptive",
         "likelihood",

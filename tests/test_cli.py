@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -275,3 +277,9 @@ def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert re.fullmatch(r"sdejax \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "sdejax", "--help"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "fit-solver" in found.stdout

@@ -81,7 +81,8 @@ def annealed_langevin(steps_per_level: int = 5, step_size: float | None = None) 
         sigma = jax.vmap(lambda t: jnp.asarray(sde.sigma(t)))(ts)[1:]
         if step_size is None:
             r = noise_levels(sde, ts)
-            k = jax.vmap(lambda gamma: step_size_rule(gamma, steps_per_level))(r[:-1] / r[1:])
+            gamma = r[:-1] / jnp.where(r[1:] > 0, r[1:], r[:-1])  # at sigma = 0 nothing moves
+            k = jax.vmap(lambda g: step_size_rule(g, steps_per_level))(gamma)
         else:
             k = jnp.full_like(sigma, step_size)
         s = jnp.where(sigma == 0, ts[:-1], ts[1:])

@@ -108,7 +108,7 @@ SAMPLERS: Mapping[str, Entry] = {
     ),
     "unipc_2": _grid(unipc(2), 20, 3, True, "few evaluations with guidance"),
     "unipc_3": _grid(unipc(3), 20, 4, True, "15 to 50 evaluations"),
-    "unipc_4": _grid(unipc(4), 40, 5, True, "30 evaluations and more: the least error of all"),
+    "unipc_4": _grid(unipc(4), 40, 5, True, "30 evaluations and more on a log-SNR grid"),
     # Several evaluations a step, none remembered.
     "dpm_solver_2": _grid(dpm_solver(2), 20, 2, True, "eps networks; steps chosen freely"),
     "dpm_solver_3": _grid(dpm_solver(3), 15, 3, True, "eps networks, 30 evaluations and more"),
@@ -156,7 +156,7 @@ SAMPLERS: Mapping[str, Entry] = {
         None,
         2,
         False,
-        "as heun_churn in fewer evaluations; 8 more for its restarts",
+        "as heun_churn in fewer evaluations; its 8 extra ones are fixed",
     ),
     "predictor_corrector": _grid(
         predictor_corrector(reverse_diffusion()), 500, None, False, "score SDE's PC: images, many"

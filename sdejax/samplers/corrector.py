@@ -46,7 +46,8 @@ def predictor_corrector(
     dimensions, and a step size that depends on x draws from p/h instead of p (on a line the
     variance comes out 1.6 times too large). So ``shrink`` numbers of size 1 are counted with both
     norms, ``|z|^2 + shrink`` over ``|eps|^2 + shrink``: next to the 3072 of an image of CIFAR-10
-    they count for nothing, on a line they make h nearly constant. h is at most sigma^2, beyond
+    they count for nothing, on a line they make h nearly constant; what is left shifts a skewed
+    mixture on a line by about 0.02 of its sd at snr 0.16, however many steps. h is at most sigma^2, beyond
     which a step overshoots in directions of pure noise, so that it is finite where the score is 0.
 
     Args:
@@ -128,7 +129,9 @@ def langevin_step(
     norm = jnp.sum(eps**2) + shrink
     large = norm > wanted
     q = jnp.where(large, wanted / jnp.where(large, norm, 1.0), 1.0)
-    return x + row.sigma * (jnp.sqrt(2.0 * q) * z - q * eps)
+    moves = q > 0  # not at alpha = 0, where the root has no derivative
+    root = jnp.where(moves, jnp.sqrt(2.0 * jnp.where(moves, q, 1.0)), 0.0)
+    return x + row.sigma * (root * z - q * eps)
 
 
 def _replace(state: State, x: Data, corrected: Data) -> Any:
