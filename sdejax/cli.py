@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -89,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
     )
     sampler.add_argument("--solver", type=Path, help="file of fit-solver, instead of a sampler")
     sampler.add_argument("--grid", help=f"as configured, or one of: {', '.join(GRIDS)}")
+    sampler.add_argument(
+        "--threshold", type=float, metavar="Q",
+        help="dynamic thresholding at this quantile, e.g. 0.995; 0: off; default: as configured",
+    )  # fmt: skip
     sampler.add_argument("--seed", type=int, default=0, help="(default 0)")
     sampler.add_argument("--label", type=int, help="class of a conditional model; default: each")
     sampler.add_argument("--raw", action="store_true", help="not the averaged (EMA) weights")
@@ -219,6 +224,9 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError("--solver: has its own steps; leave out --sampler, --steps and --grid")
     solver = load_solver(args.solver) if args.solver else None
     model = load(args.workdir, step=args.step, raw=args.raw)
+    if args.threshold is not None:
+        wanted = {**model.config["sample"], "threshold": args.threshold}
+        model = dataclasses.replace(model, config={**model.config, "sample": wanted})
     event, classes = model.parts.event_shape, model.parts.num_classes
     if args.out.suffix == ".png" and not has_picture(event, model.scaling):
         raise ValueError(f"--out: events of shape {list(event)} have no picture; use .npz")

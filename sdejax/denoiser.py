@@ -13,13 +13,15 @@ same for every process. A ``Model`` is such a network with its prediction type; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
-from sdejax.prediction import Denoiser, Estimate, Prediction, clip_x0, decode
+from sdejax.prediction import Denoiser, Estimate, Prediction, decode
 from sdejax.sde import SDE, Coefficients, as_time, coefficients
 from sdejax.types import Cond, Data, Key, Params, Scalar, Time
 
@@ -37,13 +39,15 @@ class Model(NamedTuple):
     prediction: Prediction
     conditioning: Conditioning
     scaling: Scaling
+    batch_train_apply: TrainApplyFn | None = None  # batch first and with one key, if it is so made
 
 
 def log_noise(sde: SDE, t: Time) -> Scalar:
     """EDM's conditioning ``log(sigma/alpha) / 4``, clipped to [-5, 5] where it is infinite."""
     t = as_time(t)
-    ratio = jnp.log(jnp.asarray(sde.sigma(t))) - jnp.log(jnp.asarray(sde.alpha(t)))
-    return jnp.clip(0.25 * ratio, -5.0, 5.0).astype(t.dtype)
+    ratio = jnp.asarray(sde.sigma(t)) / jnp.asarray(sde.alpha(t))
+    # The logarithm last: XLA puts cheap operations of a scalar into the loops over what uses it.
+    return 0.25 * jnp.log(jnp.clip(ratio, math.exp(-20.0), math.exp(20.0))).astype(t.dtype)
 
 
 def raw_time(sde: SDE, t: Time) -> Scalar:
@@ -100,7 +104,8 @@ def make_model(
         apply_fn: the network in evaluation mode.
         prediction: what its output means, e.g. ``prediction.eps``.
         batched: True for a network written batch first (x [n, *event], t [n], leaves of cond
-            [n, ...]); False for one written for a single example (x [*event], t []).
+            [n, ...]) whose rows do not see each other; False for one written for a single example
+            (x [*event], t []).
         train_apply_fn: the same with a key as a fifth argument, for dropout in training; by
             default ``apply_fn``.
         conditioning: the number that tells the network the noise level.
@@ -109,15 +114,11 @@ def make_model(
     Returns:
         The model of one example.
     """
-    if train_apply_fn is None:
-
-        def train_apply_fn(params, x, t, cond, key):
-            return apply_fn(params, x, t, cond)
-
-    if batched:
-        apply_fn, train_apply_fn = _single(apply_fn), _single(train_apply_fn)
+    train = _without_key(apply_fn) if train_apply_fn is None else train_apply_fn
     scaling = unit_variance() if scaling is None else scaling
-    return Model(apply_fn, train_apply_fn, prediction, conditioning, scaling)
+    if not batched:
+        return Model(apply_fn, train, prediction, conditioning, scaling)
+    return Model(_evaluated(apply_fn), _single(train), prediction, conditioning, scaling, train)
 
 
 def in_evaluation(model: Model) -> Model:
@@ -129,9 +130,12 @@ def in_evaluation(model: Model) -> Model:
     Returns:
         A model whose training function is that of evaluation.
     """
-    return model._replace(
-        train_apply=lambda params, x, t, cond, key: model.apply(params, x, t, cond)
-    )
+    return model._replace(train_apply=_without_key(model.apply), batch_train_apply=None)
+
+
+def _without_key(apply_fn: ApplyFn) -> TrainApplyFn:
+    """A network in evaluation mode where one in training mode is called."""
+    return lambda params, x, t, cond, key: apply_fn(params, x, t, cond)
 
 
 def _single(apply_fn: Callable) -> Callable:
@@ -142,6 +146,31 @@ def _single(apply_fn: Callable) -> Callable:
         return apply_fn(params, x[None], t[None], cond, *key)[0]
 
     return single
+
+
+def _evaluated(apply_fn: ApplyFn) -> ApplyFn:
+    """``_single(apply_fn)``, whose values under ``vmap`` are one call for the batch.
+
+    A time that the batch shares is spread over it as a batch-first loop would, which XLA makes
+    better code of than of one row of embeddings. Derivatives, of either mode, are ``_single``'s.
+    """
+    single = _single(apply_fn)
+    mapped = custom_vmap(single)
+
+    @mapped.def_vmap
+    def call_once(n, batched, params, x, t, cond):
+        if any(jax.tree.leaves(batched[0])):
+            axes = jax.tree.map(lambda b: 0 if b else None, batched)
+            return jax.vmap(single, in_axes=tuple(axes))(params, x, t, cond), True
+
+        def spread(leaf, has_axis):
+            return leaf if has_axis else jnp.broadcast_to(leaf, (n, *jnp.shape(leaf)))
+
+        return apply_fn(params, *jax.tree.map(spread, (x, t, cond), tuple(batched[1:]))), True
+
+    evaluated = jax.custom_jvp(lambda params, x, t, cond: mapped(params, x, t, cond))
+    evaluated.defjvp(lambda primals, tangents: jax.jvp(single, primals, tangents))
+    return evaluated
 
 
 def linen_functions(module: Any) -> tuple[ApplyFn, TrainApplyFn]:
@@ -205,7 +234,8 @@ def make_denoiser(model: Model, params: Params, sde: SDE, cond: Cond = None) -> 
         cond: the condition of this example, or None.
 
     Returns:
-        A function of x [*event] and t [] that gives an ``Estimate``.
+        A function of x [*event] and t [] that gives an ``Estimate``; ValueError where the network
+        gives another shape than that of x.
     """
 
     def denoiser(x: Data, t: Time) -> Estimate:
@@ -214,28 +244,11 @@ def make_denoiser(model: Model, params: Params, sde: SDE, cond: Cond = None) -> 
         output = model.apply(
             params, model.scaling(c).astype(x.dtype) * x, model.conditioning(sde, t), cond
         )
+        if output.shape != x.shape:
+            raise ValueError(
+                f"network: got an output of shape {list(output.shape)} for an example of shape "
+                f"{list(x.shape)}; expected the same; is batched= of make_model right?"
+            )
         return decode(model.prediction, c, x, output.astype(x.dtype))
 
     return denoiser
-
-
-def clipped(low: float, high: float) -> Callable[[Denoiser, SDE], Denoiser]:
-    """A transform that keeps x0 inside the range of the data and eps consistent with it.
-
-    Args:
-        low: smallest value of the data.
-        high: largest value of the data.
-
-    Returns:
-        A function (denoiser, sde) -> denoiser, for the ``transform`` of ``make_sampler``.
-
-    Raises:
-        ValueError: unless low < high.
-    """
-    if not low < high:
-        raise ValueError(f"clipped: got low={low}, high={high}; expected low < high")
-
-    def transform(denoiser: Denoiser, sde: SDE) -> Denoiser:
-        return lambda x, t: clip_x0(denoiser(x, t), coefficients(sde, t), x, low, high)
-
-    return transform

@@ -50,10 +50,10 @@ def fit(
         ValueError: for fewer than two evaluations or eight pairs.
     """
     sde, classes = parts.sde, parts.num_classes
-    if evaluations < 2 or pairs < 8:
+    if evaluations < 2 or pairs < 8 or iterations < 1:
         raise ValueError(
-            f"fit-solver: got {evaluations} evaluations and {pairs} pairs; expected at least 2 "
-            "and 8"
+            f"fit-solver: got {evaluations} evaluations, {pairs} pairs and {iterations} "
+            "iterations; expected at least 2, 8 and 1"
         )
 
     def denoisers(cond):

@@ -8,7 +8,6 @@ from oracles import PREDICTIONS, PROCESSES
 
 from sdejax import prediction, processes
 from sdejax.denoiser import (
-    clipped,
     in_evaluation,
     init_linen,
     linen_functions,
@@ -23,7 +22,6 @@ from sdejax.denoiser import (
 )
 from sdejax.prediction import Estimate, encode
 from sdejax.samplers import ddim, make_sampler, on_grid
-from sdejax.samplers.base import NOT_FINITE
 from sdejax.sde import coefficients, perturb
 
 T = jnp.float32(0.3)
@@ -70,6 +68,57 @@ def test_a_batched_network_and_its_single_twin_agree():
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert np.any(drawn[0] != drawn[2])  # dropout sees its key
     assert np.all(model.apply(params, x, T, label) == model.apply(params, x, T, label))
+
+
+def test_without_a_training_function_the_network_itself_is_trained():
+    """Batch first, it sees one leading axis, for one example and for many."""
+
+    def network(params, x, t, cond):
+        assert (x.ndim, t.ndim, cond.ndim) == (2, 1, 1)
+        return params * x * t[:, None] + cond[:, None]
+
+    model, key = make_model(network, PREDICTIONS["v"], batched=True), jax.random.key(0)
+    x, label = jnp.asarray([0.3, -0.2, 1.0]), jnp.float32(2.0)
+    one = model.train_apply(2.0, x, T, label, key)
+    np.testing.assert_allclose(one, 0.6 * x + 2.0, rtol=1e-6)
+    many = model.batch_train_apply(2.0, x[None], T[None], label[None], key)
+    np.testing.assert_array_equal(many[0], one)
+    for same in (
+        in_evaluation(model),
+        make_model(lambda *a: a[1], model.prediction, batched=False),
+    ):
+        assert same.batch_train_apply is None
+
+
+def test_examples_of_a_batch_first_network_share_a_call_and_keep_all_derivatives():
+    shapes = []
+
+    def network(params, x, t, cond):
+        shapes.append((x.shape, t.shape, cond.shape))
+        return jnp.tanh(params * x) * t[:, None] + cond[:, None].astype(x.dtype)
+
+    def plain(params, x, t, cond):
+        return jnp.tanh(params * x) * t + cond.astype(x.dtype)
+
+    apply = make_model(network, PREDICTIONS["v"], batched=True).apply
+    p, x = jnp.float32(0.7), jnp.asarray([[0.3, -0.2], [1.0, 2.0], [-1.0, 0.5]])
+    label, axes = jnp.arange(3), (None, 0, None, 0)
+    jax.vmap(apply, axes)(p, x, T, label)
+    assert shapes[-1] == ((3, 2), (3,), (3,))
+
+    def both(transform, *args):
+        got, want = (transform(f)(*args) for f in (apply, plain))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), got, want)
+
+    both(lambda f: f, p, x[0], T, label[0])
+    both(lambda f: jax.jit(jax.vmap(f, axes)), p, x, T, label)
+    both(lambda f: jax.vmap(jax.vmap(f, axes), (None, None, 0, None)), p, x, T * jnp.ones(4), label)
+    both(lambda f: jax.vmap(f, (0, 0, None, None)), p * jnp.arange(3.0), x, T, label[0])
+    both(lambda f: jax.vmap(jax.jacrev(f, (0, 1, 2)), axes), p, x, T, label)
+    both(lambda f: jax.jacrev(jax.vmap(f, axes), (0, 1, 2)), p, x, T, label)
+    both(lambda f: jax.vmap(jax.jacfwd(f, (0, 1, 2)), axes), p, x, T, label)
+    both(lambda f: jax.jacfwd(jax.jacrev(f, 1), 1), p, x[0], T, label[0])
+    both(lambda f: lambda u: jax.linearize(lambda y: f(p, y, T, label[0]), x[0])[1](u), x[1])
 
 
 def test_an_nnx_network_fits():
@@ -155,36 +204,15 @@ def test_scaled_inputs_have_unit_variance(name):
         np.testing.assert_allclose(np.var(inputs), 1.0, rtol=0.02)
 
 
-def test_clipping_keeps_the_range_and_the_decomposition():
-    sde = processes.vp()
-    c = coefficients(sde, T)
-
-    def network(params, x, t, cond):
-        return jnp.zeros_like(x)  # eps = 0, so x0 = x / alpha
-
-    model = make_model(network, PREDICTIONS["eps"], batched=False)
-    denoiser = clipped(-1.0, 1.0)(make_denoiser(model, None, sde), sde)
-    x = jnp.asarray([3.0, -0.2, -5.0])
-    out = denoiser(x, T)
-    np.testing.assert_allclose(out.x0, np.clip(x / c.alpha, -1, 1), rtol=1e-6)
-    np.testing.assert_allclose(c.alpha * out.x0 + c.sigma * out.eps, x, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"clipped: got low=1.0, high=-1.0; expected low < high"):
-        clipped(1.0, -1.0)
-
-
-def test_clipping_does_not_hide_an_infinite_output():
-    """The network overflows half-way; samples lie inside the range, the report is not fooled."""
-
-    def network(params, x, t, cond):
-        return jnp.where(t < 0.5, jnp.inf, 0.1) * jnp.ones_like(x)
-
-    model = make_model(
-        network, prediction.eps, batched=False, conditioning=raw_time, scaling=no_scaling
-    )
-    method = on_grid(ddim(), 10)
-    draw = make_sampler(model, method, (2,), transform=clipped(-1.0, 1.0))
-    _, stats = draw(None, processes.vp(), jax.random.key(0), jnp.arange(3))
-    np.testing.assert_array_equal(stats.result, NOT_FINITE)
+@pytest.mark.parametrize("shape", [(1,), (3, 1), ()])
+def test_a_network_of_another_shape_is_refused(shape):
+    """Also one that would be broadcast in silence."""
+    model = make_model(lambda params, x, t, cond: jnp.zeros(shape), prediction.eps, batched=False)
+    draw = make_sampler(model, on_grid(ddim(), 3), (3,))
+    with pytest.raises(
+        ValueError, match=r"got an output of shape .* for an example of shape \[3\]"
+    ):
+        draw(None, processes.vp(), jax.random.key(0), jnp.arange(2))
 
 
 def test_evaluation_leaves_dropout_out():

@@ -77,7 +77,7 @@ def test_the_transform_is_fitted_with_the_model():
 
 def test_misuse_is_named():
     parts = parts_of(processes.vp())
-    with pytest.raises(ValueError, match="got 1 evaluations and 64 pairs"):
+    with pytest.raises(ValueError, match="got 1 evaluations, 64 pairs"):
         fewstep.fit(parts, None, 1, pairs=64)
-    with pytest.raises(ValueError, match="got 4 evaluations and 3 pairs"):
+    with pytest.raises(ValueError, match="got 4 evaluations, 3 pairs"):
         fewstep.fit(parts, None, 4, pairs=3)

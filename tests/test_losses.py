@@ -98,6 +98,65 @@ def test_losses_do_not_depend_on_the_split_or_on_the_devices():
     assert np.all(loss(PARAMS, KEY, moved)[0] != whole)
 
 
+def mixed(params, x, t, cond, key=None):
+    """Batch first: a convolution along the event, a normalisation of each row, and dropout."""
+    seen.append(x.shape)
+    h = jnp.sum(params["kernel"] * jnp.stack([x, jnp.roll(x, 1, axis=1)], axis=-1), axis=-1)
+    h = jnp.tanh(h / (1 + jnp.std(h, axis=1, keepdims=True)) + t[:, None])
+    return h if key is None else h * jax.random.bernoulli(key, 0.5, x.shape)
+
+
+seen = []
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_batch_first_network_is_called_once_unless_it_draws(draws):
+    """Losses and gradients are those of example after example, dropout masks included."""
+    undrawn = lambda params, x, t, cond, key: mixed(params, x, t, cond)  # noqa: E731
+    model = make_model(
+        mixed, PREDICTIONS["v"], batched=True, train_apply_fn=mixed if draws else undrawn
+    )
+    params, batch = {"kernel": jnp.asarray([0.7, -0.4])}, batch_of(6)
+
+    def loss(model):
+        function = make_loss(model, processes.vp(), 6)
+        losses = lambda p, key: function(p, key, batch)  # noqa: E731
+        return jax.jit(losses), jax.jit(jax.vmap(jax.jacrev(losses, has_aux=True), (None, 0)))
+
+    losses, gradients = loss(model)
+    each, each_gradients = loss(model._replace(batch_train_apply=None))
+    seen.clear()
+    got, aux = losses(params, KEY)
+    assert seen[-1] == ((1, 2) if draws else (6, 2))
+    want, want_aux = each(params, KEY)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(aux["output_mse"], want_aux["output_mse"], rtol=1e-6)
+    keys = jax.random.split(KEY, 2)
+    got, want = (f(params, keys)[0]["kernel"] for f in (gradients, each_gradients))
+    assert got.shape == (2, 6, 2)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_every_example_has_its_own_dropout():
+    """A network that outputs 1e3 or 0 by its key: the losses of a batch show which."""
+
+    def network(params, x, t, cond, key=None):
+        return 1e3 * jax.random.bernoulli(key, 0.5, (x.shape[0], 1)) + 0 * x
+
+    model = make_model(network, PREDICTIONS["eps"], batched=True, train_apply_fn=network)
+    losses, _ = make_loss(model, processes.vp(), 256)(PARAMS, KEY, batch_of(256))
+    assert_mean(np.asarray(losses > 1e5, float), 0.5)
+
+
+def test_the_error_of_a_network_is_its_own():
+    def broken(params, x, t, cond):
+        raise ValueError("a network's own complaint")
+
+    loss = make_loss(make_model(broken, PREDICTIONS["v"], batched=True), processes.vp(), 4)
+    with pytest.raises(ValueError, match="own complaint"):
+        loss(PARAMS, KEY, batch_of(4))
+
+
 def test_labels_are_dropped_at_the_given_rate():
     """The loss of a network that returns its label tells which label it saw."""
     sde, n = processes.vp(), 8192

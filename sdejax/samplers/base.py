@@ -177,7 +177,11 @@ def sample(
 
     Returns:
         x [*event] and ``Stats``; ``stats.saved`` is [m, *event] where save_at was given.
+
+    Raises:
+        ValueError: for times that are not decreasing; traced ones are let through.
     """
+    grids.require_decreasing(ts)
     rows = in_float64(sampler.prepare, x.dtype, sde, ts)
     ts = jnp.asarray(ts, x.dtype)
     steps = ts.shape[0] - 1

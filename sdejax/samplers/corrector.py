@@ -47,8 +47,9 @@ def predictor_corrector(
     variance comes out 1.6 times too large). So ``shrink`` numbers of size 1 are counted with both
     norms, ``|z|^2 + shrink`` over ``|eps|^2 + shrink``: next to the 3072 of an image of CIFAR-10
     they count for nothing, on a line they make h nearly constant; what is left shifts a skewed
-    mixture on a line by about 0.02 of its sd at snr 0.16, however many steps. h is at most sigma^2, beyond
-    which a step overshoots in directions of pure noise, so that it is finite where the score is 0.
+    mixture on a line by about 0.02 of its sd at snr 0.16, however many steps. h is at most
+    sigma^2, beyond which a step overshoots in directions of pure noise, so that it is finite where
+    the score is 0.
 
     Args:
         predictor: e.g. ``reverse_diffusion()`` (the paper's), ``ancestral()`` or ``ddim()``. Its

@@ -126,14 +126,15 @@ def fit_solver(
         [checks], the first before the fit.
 
     Raises:
-        ValueError: for fewer than two evaluations or fewer than eight pairs.
+        ValueError: for fewer than two evaluations, eight pairs or one iteration.
 
     Reference: Shaul et al. 2024, arXiv:2403.01329; Frankel et al. 2025, arXiv:2502.17423.
     """
     count, n = solver.ts.shape[0], pairs.x.shape[0]
-    if count < 2 or n < 8:
+    if count < 2 or n < 8 or iterations < 1:
         raise ValueError(
-            f"fit_solver: got {count} evaluations and {n} pairs; expected at least 2 and 8"
+            f"fit_solver: got {count} evaluations, {n} pairs and {iterations} iterations; expected "
+            "at least 2, 8 and 1"
         )
     tx = optax.adam(optax.cosine_decay_schedule(learning_rate or 0.1 / count, iterations))
     held_out = jax.tree.map(lambda leaf: leaf[: n // 4], pairs)

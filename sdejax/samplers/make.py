@@ -12,15 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sdejax.denoiser import Model, make_denoiser
-from sdejax.prediction import Denoiser, require_decodable
+from sdejax.prediction import require_decodable
 from sdejax.samplers.base import Method, Stats
 from sdejax.sde import SDE, prior_sample
+from sdejax.thresholding import Transform
 from sdejax.types import Cond, Key, Params
 
-Transform = Callable[[Denoiser, SDE], Denoiser]
 SampleFn = Callable[..., tuple[Float[Array, "n *event"], Stats]]
 
 
@@ -67,12 +68,41 @@ def make_sampler(
 
     batch = jax.jit(jax.vmap(one, in_axes=(None, None, None, 0, 0)))
 
+    @once_per_value
+    def require(sde: SDE) -> None:
+        require_decodable(model.prediction, sde, sde.t_max)
+        method.require(sde, sde.t_max)
+
     def draw(
         params: Params, sde: SDE, key: Key, indices: Int[Array, " n"], cond: Cond = None
     ) -> tuple[Float[Array, "n *event"], Stats]:
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(sde)):
-            require_decodable(model.prediction, sde, sde.t_max)
-            method.require(sde, sde.t_max)
+        require(sde)
         return batch(params, sde, key, indices, cond)
 
     return draw
+
+
+def once_per_value(require: Callable[[SDE], None]) -> Callable[[SDE], None]:
+    """A check of a process that is not made again for the fields that it passed last.
+
+    Args:
+        require: raises ValueError for a process that it refuses; slow, since it computes eagerly.
+
+    Returns:
+        The check; it lets processes with traced fields through, whose values nobody knows.
+    """
+    passed: set[Any] = set()
+
+    def check(sde: SDE) -> None:
+        leaves, structure = jax.tree.flatten(sde)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        # Looked up by hash: the structures of two classes with the same fields compare as equal.
+        values = (structure, *((a.dtype, a.shape, a.tobytes()) for a in arrays))
+        if values not in passed:
+            require(sde)
+            passed.clear()
+            passed.add(values)
+
+    return check

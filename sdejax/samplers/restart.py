@@ -49,8 +49,8 @@ def restart(
     has it; its steps back down are equal in r^(1/rho). Evaluations are 2 (steps + sum of
     repeats x steps over the intervals), plus 1 for denoising. The paper counts the *levels* of a
     pass and of the grid with its final 0: its N_main = 18 and {N_Restart = 3, K = 2, t_min = 0.06,
-    t_max = 0.3} are here ``restart([(2, 2, 0.06, 0.3)], 17)``, of 43 evaluations. The steps of a pass
-    do not grow with those of the grid: a sample as accurate as wanted takes more of both.
+    t_max = 0.3} are here ``restart([(2, 2, 0.06, 0.3)], 17)``, of 43 evaluations. The steps of a
+    pass do not grow with those of the grid: to converge takes more of both.
 
     Args:
         intervals: ``Interval`` or (repeats, steps, low, high) each, levels sigma/alpha in units of

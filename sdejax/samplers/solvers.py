@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sdejax import grids
 from sdejax.coordinates import Frame
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import MAX_STEPS, SUCCESS, Stats, finite, in_float64
@@ -191,6 +192,8 @@ def adaptive_or_grid(
     Raises:
         ValueError: if both are given.
     """
+    if ts is not None:
+        grids.require_decreasing(ts)
     if controller is not None and ts is not None:
         raise ValueError(
             f"got both a controller ({type(controller).__name__}) and a grid ts of {ts.shape[0]} "

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sdejax.train.state import TrainState
 from sdejax.types import Key, Params, Scalar
@@ -27,6 +27,7 @@ from sdejax.types import Key, Params, Scalar
 Batch: TypeAlias = dict[str, Any]  # arrays [B, ...]; always "x" and "position"
 Metrics: TypeAlias = dict[str, Any]  # scalars [] by name
 LossFn: TypeAlias = Callable[[Params, Key, Batch], tuple[Float[Array, " B"], dict[str, Any]]]
+Update: TypeAlias = Callable[[PyTree, TrainState], tuple[PyTree, PyTree, PyTree]]
 
 _OWN_METRICS = ("loss", "grad_norm", "skipped", "bad_streak")
 
@@ -67,6 +68,28 @@ def _across(axis_name: str | None, tree: PyTree) -> PyTree:
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def _unless_bad(
+    good: Bool[Array, ""], update: Update, grads: PyTree, state: TrainState
+) -> tuple[PyTree, PyTree, PyTree]:
+    """``update(grads, state)``, or what the state holds already after a bad gradient.
+
+    A GPU would wait for the host to take a branch, so it selects; on a CPU a branch is cheaper
+    than a select of every number.
+    """
+
+    def keep(grads, state):
+        return state.params, state.opt_state, state.ema_params
+
+    def branch(good, grads, state):
+        return jax.lax.cond(good, update, keep, grads, state)
+
+    def select(good, grads, state):
+        new, old = update(grads, state), keep(grads, state)
+        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+    return jax.lax.platform_dependent(good, grads, state, cpu=branch, default=select)
+
+
 def train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
@@ -100,22 +123,24 @@ def train_step(
 
     grad_norm = optax.global_norm(grads)  # not finite if any entry is not
     good = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    n = state.step - state.skipped
 
-    def average(old: Array, new: Array) -> Array:
-        return old + (1 - ema_rate(n, ema_decay, old.dtype)) * (new - old)
+    def update(grads: PyTree, state: TrainState) -> tuple[PyTree, PyTree, PyTree]:
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        n = state.step - state.skipped
 
-    def keep_if_bad(new: PyTree, old: PyTree) -> PyTree:
-        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        def average(old: Array, new: Array) -> Array:
+            return old + (1 - ema_rate(n, ema_decay, old.dtype)) * (new - old)
 
+        return params, opt_state, jax.tree.map(average, state.ema_params, params)
+
+    params, opt_state, ema_params = _unless_bad(good, update, grads, state)
     bad = (~good).astype(jnp.int32)
     state = TrainState(
         step=state.step + 1,
-        params=keep_if_bad(params, state.params),
-        opt_state=keep_if_bad(opt_state, state.opt_state),
-        ema_params=keep_if_bad(jax.tree.map(average, state.ema_params, params), state.ema_params),
+        params=params,
+        opt_state=opt_state,
+        ema_params=ema_params,
         key=state.key,
         skipped=state.skipped + bad,
         bad_streak=(state.bad_streak + 1) * bad,

@@ -59,8 +59,13 @@ def mixture(
         The mixture.
 
     Raises:
-        ValueError: for weights that are negative or all zero.
+        ValueError: for weights that are negative or all zero, or shapes that do not fit.
     """
+    _require("mixture", means, {"weights": (weights, 1), "covs": (covs, 3)})
+    if means.ndim != 2 or covs.shape[1:] != (means.shape[1],) * 2:
+        raise ValueError(
+            f"mixture: got means {means.shape} and covs {covs.shape}; expected [k, d] and [k, d, d]"
+        )
     values, bases = jnp.linalg.eigh(covs)
     stds = jnp.sqrt(jnp.maximum(values, 0.0))
     # Nothing but rounding is outside of d eigenvectors: this floor keeps it small.
@@ -89,7 +94,13 @@ def low_rank(
 
     Reference: Tipping and Bishop 1999, Probabilistic principal component analysis, eq. 4.
     """
+    _require("low_rank", means, {"weights": (weights, 1), "floors": (floors, 1)})
     k, r = factors.shape[0], factors.shape[-1]
+    if factors.shape[:-1] != means.shape:
+        raise ValueError(
+            f"low_rank: got means {means.shape} and factors {factors.shape}; expected [k, *event] "
+            "and [k, *event, r]"
+        )
     flat = factors.reshape(k, math.prod(factors.shape[1:-1]), r)
     if r > flat.shape[1]:
         raise ValueError(
@@ -118,6 +129,7 @@ def isotropic(
     Raises:
         ValueError: for weights that are negative or all zero.
     """
+    _require("isotropic", means, {"weights": (weights, 1), "stds": (stds, 1)})
     bases = jnp.zeros_like(means, shape=(*means.shape, 0))
     return Mixture(_log(weights), means, bases, jnp.zeros_like(stds, shape=(*stds.shape, 0)), stds)
 
@@ -145,6 +157,16 @@ def empirical(points: Float[Array, "n *event"]) -> Mixture:
         raise ValueError("empirical: got 0 points; expected at least 1")
     ones = jnp.ones_like(points, shape=points.shape[:1])
     return isotropic(ones, points, jnp.zeros_like(ones))
+
+
+def _require(name: str, means: Array, others: dict[str, tuple[Array, int]]) -> None:
+    """Refuses arrays that do not have one entry, of so many axes, for each component."""
+    for what, (array, axes) in others.items():
+        if array.ndim != axes or array.shape[:1] != means.shape[:1]:
+            raise ValueError(
+                f"{name}: got {what} of shape {array.shape} for means of shape {means.shape}; "
+                "expected one for each of the k components"
+            )
 
 
 def reshaped(dist: Mixture, shape: tuple[int, ...]) -> Mixture:

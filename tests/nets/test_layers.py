@@ -1,5 +1,6 @@
 """Initialisation and normalisation against their formulas."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,3 +47,27 @@ def test_statistics_are_those_of_float32_even_for_bfloat16_with_a_large_mean():
     want = (groups - groups.mean((0, 2), keepdims=True)) / groups.std((0, 2), keepdims=True)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float64).reshape(64, 2, 4), want, atol=0.02)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_normalisation_is_that_of_float64_and_of_flax(mean):
+    """Values to the rounding of x - mean; parameters and gradients are those of flax."""
+    x = np.float32(mean + 4 * np.random.default_rng(0).normal(size=(2, 16, 8, 32)))
+    layer = norm(32, 4)
+    theirs = nn.GroupNorm(8, epsilon=1e-6, use_fast_variance=False)
+    fresh = layer.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, fresh, theirs.init(jax.random.key(0), x))
+    scale, bias = (np.random.default_rng(i).normal(size=32) for i in (1, 2))
+    params = {"params": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}}
+    groups = x.astype(np.float64).reshape(2, 128, 8, 4)
+    unit = (groups - groups.mean((1, 3), keepdims=True)) / groups.std((1, 3), keepdims=True)
+    want = unit.reshape(x.shape) * scale + bias
+    tolerance = 1e-5 + mean * 2.0**-22  # the mean is rounded by half a unit of 2^-23
+    np.testing.assert_allclose(layer.apply(params, x), want, atol=tolerance)
+
+    def gradients(module):
+        loss = jax.grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), argnums=(0, 1))
+        return jax.jit(loss)(params, x - jnp.float32(mean))
+
+    for a, b in zip(*map(jax.tree.leaves, map(gradients, (layer, theirs))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

@@ -167,3 +167,11 @@ def test_a_grid_that_does_not_fall_is_refused():
     method = on_grid(ddim(), 3, lambda sde, n: jnp.asarray([1.0, 0.5, 0.6, 0.1]))
     with pytest.raises(ValueError, match=r"got 0\.5 before 0\.6.* at index 1; expected decreasing"):
         method.require(processes.vp(), 1.0)
+
+
+def test_times_out_of_order_are_refused_by_a_bare_sample():
+    sde, x = processes.vp(), jnp.zeros(2)
+    denoiser = truth.denoiser(truth.gaussian(jnp.zeros(2), jnp.eye(2)), sde)
+    for ts in ([0.1, 0.5, 0.9], [0.9, 0.5, 0.5, 0.1]):
+        with pytest.raises(ValueError, match="expected decreasing times"):
+            sample(jax.random.key(0), ddim(), sde, denoiser, x, jnp.asarray(ts))

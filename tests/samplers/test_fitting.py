@@ -128,11 +128,12 @@ def test_too_little_to_fit_is_refused():
     pairs = Pairs(jnp.zeros((7, 2)), jnp.zeros((7, 2)))
     start = as_solver(unipc(2), sde, grids.uniform_log_snr(sde, 2))
     with pytest.raises(
-        ValueError, match="got 3 evaluations and 7 pairs; expected at least 2 and 8"
+        ValueError,
+        match="got 3 evaluations, 7 pairs and 2000 iterations; expected at least 2, 8 and 1",
     ):
         fit_solver(KEY, start, sde, denoisers, pairs)
     one = jax.tree.map(lambda leaf: leaf[:1], start)._replace(weights=jnp.ones((1, 1)))
-    with pytest.raises(ValueError, match="got 1 evaluations and 8 pairs"):
+    with pytest.raises(ValueError, match="got 1 evaluations, 8 pairs"):
         fit_solver(KEY, one, sde, denoisers, Pairs(jnp.zeros((8, 2)), jnp.zeros((8, 2))))
 
 

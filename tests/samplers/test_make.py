@@ -8,13 +8,14 @@ from jax.sharding import PartitionSpec as P
 from oracles import PREDICTIONS
 
 from sdejax import dynamics, grids, processes
-from sdejax.denoiser import clipped, make_model, no_scaling, raw_time
+from sdejax.denoiser import make_model, no_scaling, raw_time
 from sdejax.prediction import Estimate, encode
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama
 from sdejax.samplers.base import NoisyRow, linear_sampler, on_grid
 from sdejax.samplers.diffeq import ode, reverse_sde
-from sdejax.samplers.make import make_sampler
+from sdejax.samplers.make import make_sampler, once_per_value
 from sdejax.sde import coefficients, prior_sample
+from sdejax.thresholding import clipped
 
 KEY = jax.random.key(0)
 SDE = processes.vp()
@@ -165,6 +166,34 @@ def test_singular_starts_are_refused_before_anything_is_compiled():
         for method in methods:
             with pytest.raises(ValueError, match=f"{grid.__name__}: got t_max=1.0, where alpha"):
                 make_sampler(flow, method, (2,))(None, rf, KEY, n)
+
+
+def test_checks_are_made_once_for_equal_fields_and_a_refusal_is_repeated():
+    seen = []
+
+    @once_per_value
+    def check(sde):
+        seen.append(sde)
+        if sde.t_max >= 1.0:
+            raise ValueError("refused")
+
+    level = np.float32([0.9])
+    fine, same = (processes.vp(t_max=0.5, beta_max=b) for b in (20.0, 20.0))
+    for sde in (fine, same, fine, processes.VP(t_max=level[0]), processes.VP(t_max=level[0])):
+        check(sde)
+    assert len(seen) == 2
+    for _ in range(2):
+        with pytest.raises(ValueError, match="refused"):
+            check(processes.vp())
+    check(processes.sub_vp(t_max=0.5))  # equal fields of another process
+    check(processes.vp(t_max=0.5))
+    assert len(seen) == 6
+    table = processes.VP(t_max=level)
+    check(table)
+    level[0] = 1.0  # in place: the values count, not the object
+    with pytest.raises(ValueError, match="refused"):
+        check(table)
+    jax.jit(check)(processes.vp())  # traced: nobody knows the values
 
 
 @pytest.mark.parametrize("make", [lambda n: on_grid(ddim(), n), lambda n: ode(steps=n),

@@ -168,3 +168,18 @@ def test_misuse_is_refused_by_name():
         truth.reshaped(truth.isotropic(ones, means, ones), (2, 2))
     with pytest.raises(ValueError, match="chunk: got 0"):
         truth.log_prob(truth.isotropic(ones, means, ones), SDE, means[0], 0.5, chunk=0)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    means, eyes = jnp.zeros((3, 2)), jnp.stack([jnp.eye(2)] * 3)
+    with pytest.raises(ValueError, match=r"weights of shape \(1,\) for means of shape \(3, 2\)"):
+        raw(truth.mixture)(jnp.ones(1), means, eyes)
+    with pytest.raises(ValueError, match=r"covs \(3, 3, 3\); expected \[k, d\] and \[k, d, d\]"):
+        raw(truth.mixture)(jnp.ones(3), means, jnp.stack([jnp.eye(3)] * 3))
+    with pytest.raises(ValueError, match="isotropic: got stds"):
+        raw(truth.isotropic)(jnp.ones(3), means, jnp.ones(2))
+
+
+def raw(function):
+    """The function without the shape checks that only the tests switch on."""
+    return getattr(function, "__wrapped__", function)

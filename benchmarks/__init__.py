@@ -1,0 +1,1 @@
+"""Benchmarks against other libraries; see README.md. Not part of the package."""
