@@ -12,7 +12,8 @@ from sdejax import coordinates, dynamics, grids, processes, truth
 from sdejax.coordinates import ALL
 from sdejax.prediction import Estimate
 from sdejax.samplers.ancestral import ancestral
-from sdejax.samplers.diffeq_sde import _Mirrored, reverse_sde, solve_sde
+from sdejax.samplers.brownian import _Mirrored
+from sdejax.samplers.diffeq_sde import reverse_sde, solve_sde
 from sdejax.sde import coefficients, diffusion
 
 KEY = jax.random.key(0)
