@@ -76,7 +76,9 @@ CELLS = [
 
 
 @pytest.mark.parametrize(
-    ("solver", "low", "each", "noise"), CELLS, ids=lambda v: getattr(v, "name", None) or str(v)
+    ("solver", "low", "each", "noise"),
+    CELLS,
+    ids=lambda v: getattr(v, "name", getattr(v, "__name__", str(v))),
 )
 def test_strong_orders_on_a_nonlinear_drift(solver, low, each, noise, x64):
     """On one Brownian path in u, refined: grids that are uniform in u, the mixture's drift."""
