@@ -38,6 +38,7 @@ setup(
         "test": [
             "beartype>=0.19",
             "blackjax>=1.2",
+            "datasets>=3.0",
             "ipykernel>=6.29",
             "mypy>=1.13",
             "nbclient>=0.10",

@@ -60,6 +60,7 @@ class Trained:
         steps: int | None = None,
         grid: str | None = None,
         solver: Solver | None = None,
+        threshold: float | None = None,
         seed: int = 0,
         labels: int | Int[np.ndarray, " n"] | None = None,
         progress: bool = False,
@@ -73,6 +74,7 @@ class Trained:
                 another sampler's own.
             grid: a row of ``sdejax.tables.GRIDS``; by default as configured.
             solver: a learned solver (``fit_solver``), in place of sampler, steps and grid.
+            threshold: quantile of dynamic thresholding, 0 for none; by default as configured.
             seed: sample i depends on it and on i alone.
             labels: one class for all, or [num]; by default each class in turn.
             progress: show a bar.
@@ -89,10 +91,12 @@ class Trained:
         wanted["sampler"] = sampler or wanted["sampler"]
         wanted["steps"] = steps if steps is not None else (0 if other else wanted["steps"])
         wanted["grid"] = grid or wanted["grid"]
+        wanted["threshold"] = wanted["threshold"] if threshold is None else threshold
         if labels is not None:
             labels = np.broadcast_to(np.asarray(labels, np.int32), (num,))
         # A generator is kept, so that asking again compiles nothing; it keeps its solver alive.
-        chosen = (wanted["sampler"], wanted["steps"], wanted["grid"], id(solver))
+        names = ("sampler", "steps", "grid", "threshold")
+        chosen = (*(wanted[name] for name in names), id(solver))
         if chosen not in self._generators:
             self._generators[chosen] = generator_of(
                 {**self.config, "sample": wanted}, self.parts, self.scaling, solver

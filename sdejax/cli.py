@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -224,9 +223,6 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError("--solver: has its own steps; leave out --sampler, --steps and --grid")
     solver = load_solver(args.solver) if args.solver else None
     model = load(args.workdir, step=args.step, raw=args.raw)
-    if args.threshold is not None:
-        wanted = {**model.config["sample"], "threshold": args.threshold}
-        model = dataclasses.replace(model, config={**model.config, "sample": wanted})
     event, classes = model.parts.event_shape, model.parts.num_classes
     if args.out.suffix == ".png" and not has_picture(event, model.scaling):
         raise ValueError(f"--out: events of shape {list(event)} have no picture; use .npz")
@@ -235,7 +231,7 @@ def run_sample(args: argparse.Namespace) -> None:
         labels = np.arange(args.num) % classes if labels is None else np.full(args.num, labels)
     x, stats = model.sample(
         args.num, sampler=args.sampler, steps=args.steps, grid=args.grid, solver=solver,
-        seed=args.seed, labels=labels, progress=True,
+        threshold=args.threshold, seed=args.seed, labels=labels, progress=True,
     )  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".npz":

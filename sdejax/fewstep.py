@@ -10,7 +10,7 @@ from sdejax import grids
 from sdejax.build import Parts
 from sdejax.denoiser import make_denoiser
 from sdejax.samplers.dpm_solver import dpmpp_2m
-from sdejax.samplers.fitting import draw_pairs, fit_solver
+from sdejax.samplers.fitting import draw_pairs, fit_solver, require_enough
 from sdejax.samplers.learned import Solver, as_solver
 from sdejax.sde import log_snr
 from sdejax.thresholding import Transform
@@ -47,14 +47,10 @@ def fit(
         The solver and its losses on the held-out pairs [checks], the first before the fit.
 
     Raises:
-        ValueError: for fewer than two evaluations or eight pairs.
+        ValueError: for fewer than two evaluations, eight pairs or one iteration.
     """
     sde, classes = parts.sde, parts.num_classes
-    if evaluations < 2 or pairs < 8 or iterations < 1:
-        raise ValueError(
-            f"fit-solver: got {evaluations} evaluations, {pairs} pairs and {iterations} "
-            "iterations; expected at least 2, 8 and 1"
-        )
+    require_enough(evaluations, pairs, iterations)  # before pairs are drawn
 
     def denoisers(cond):
         plain = make_denoiser(parts.model, params, sde, cond)

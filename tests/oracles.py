@@ -6,9 +6,10 @@ they judge both the float32 values and the derivatives that the library takes by
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from sdejax import prediction, processes
+from sdejax import prediction, processes, truth
 
 PI = 4 * np.arctan(np.longdouble(1))
 
@@ -169,6 +170,21 @@ def skewed(dtype=np.float32):
     """A skewed mixture of two Gaussians on the line: weights, means, covariances."""
     parts = [0.3, 0.7], [[2.0], [-1.0]], [[[0.2]], [[0.5]]]
     return tuple(np.asarray(part, dtype) for part in parts)
+
+
+def plane():
+    """A skewed mixture of two anisotropic Gaussians in the plane."""
+    parts = (
+        [0.3, 0.7],
+        [[1.5, -0.5], [-0.5, 0.8]],
+        [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]],
+    )
+    return truth.mixture(*(jnp.asarray(part) for part in parts))
+
+
+def smooth_grid(n, start=0.9, end=0.05):
+    """Times whose square roots are equally far apart: one smooth family for orders."""
+    return np.linspace(np.sqrt(start), np.sqrt(end), n + 1) ** 2
 
 
 def skewed_moments(alpha, sigma):

@@ -252,6 +252,9 @@ def test_labels(digits, tmp_path, capsys):
     assert default.shape == (8, 8, 8, 1)
     np.testing.assert_allclose(threes[3], default[3], atol=1e-4)
     assert all(not np.allclose(threes[i], default[i], atol=1e-4) for i in (0, 1, 7))
+    assert "quantile=2.0" in fails(
+        capsys, "sample", "--workdir", digits, "--out", tmp_path / "y.npz", "--threshold=2"
+    )
     command = ["sample", "--workdir", digits, "--out", tmp_path / "y.npz", "--num=8"]
     assert "0 to 9, or 10 for no label" in fails(capsys, *command, "--label=11")
 
@@ -263,6 +266,7 @@ def test_misuse_of_sample_is_named(points, tmp_path, capsys):
         "--sampler=hein": "did you mean 'heun'?",
         "--grid=karas": "did you mean 'karras'?",
         "--label=1": "not conditional",
+        "--threshold=0.9": "sample.threshold: got 0.9, but the data have no fixed range",
         "--steps=-2": "at least 1",
         "--step=5": "choose one of [3, 6]",
         "--out=x.jpg": ".png or .npz",

@@ -1,13 +1,17 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 from tiny_config import get_config
 
+from sdejax import processes
 from sdejax.build import build_data
 from sdejax.data.base import Dataset
 from sdejax.data.scaling import Scaling, integers
-from sdejax.results import finish, has_picture, rows_of, save_picture
+from sdejax.prediction import Estimate
+from sdejax.results import finish, has_picture, rows_of, save_picture, transform_of
 from sdejax.samplers.base import Stats
 
 
@@ -72,3 +76,22 @@ def test_events_without_a_picture_are_kept_as_numbers(tmp_path, capsys):
 def test_rows_are_spread_over_the_data():
     data = Dataset("ramp", "train", np.arange(10.0, dtype=np.float32)[:, None], Scaling())
     np.testing.assert_array_equal(rows_of(data, 4)["x"][:, 0], [0, 3, 6, 9])
+
+
+def test_the_denoiser_is_changed_as_the_config_says():
+    """Data of 17 grey levels fill [-1, 1] in the network's range."""
+    sde, x = processes.vp(), jnp.asarray([2.0, -0.5, 0.1])
+    wide = lambda x, t: Estimate(jnp.asarray([3.0, -4.0, 0.5]), x)  # noqa: E731
+
+    def x0(levels=16, **sample):
+        wanted = {"sample": {"clip": False, "threshold": 0.0, **sample}}
+        transform = transform_of(wanted, Scaling(levels=levels))
+        return transform and np.asarray(transform(wide, sde)(x, 0.5).x0)
+
+    assert x0() is None
+    np.testing.assert_allclose(x0(clip=True), [1.0, -1.0, 0.5])
+    np.testing.assert_allclose(x0(threshold=0.5), [1.0, -1.0, 0.5 / 3])  # the middle size is 3
+    with pytest.raises(ValueError, match=r"sample\.clip: got True, but .* set it to False"):
+        x0(levels=None, clip=True)
+    with pytest.raises(ValueError, match=r"sample\.threshold: got 0\.9, but .* set it to 0\.0"):
+        x0(levels=None, threshold=0.9)

@@ -7,10 +7,6 @@ behind them, are of order 1, 2, ..., k - 1, as in the papers.
 
 from __future__ import annotations
 
-import math
-
-import jax
-
 from sdejax.samplers.base import Sampler
 from sdejax.samplers.exponential import (
     DATA,
@@ -23,8 +19,9 @@ from sdejax.samplers.exponential import (
     adams,
     first_order,
 )
+from sdejax.samplers.levels import require_level
 from sdejax.samplers.multistep import HistoryRow, multistep, require_order, rising_orders
-from sdejax.sde import SDE, coefficients
+from sdejax.sde import SDE
 from sdejax.types import Time, Times
 
 
@@ -114,12 +111,7 @@ def _adams(name: str, form: Form, variable: Variable, order: int) -> Sampler:
         return HistoryRow(ts[:-1], a, adams(form, variable, sde, ts, order, orders), None)
 
     def require(sde: SDE, t: Time) -> None:
-        scale = form.scale(coefficients(sde, t))
-        if not isinstance(scale, jax.core.Tracer) and not math.fabs(float(scale)) > 0.0:
-            raise ValueError(
-                f"{name}: got t_max={float(t)}, where alpha = 0 and eps cannot be integrated; use "
-                "a method that integrates x0 (exponential_adams, dpmpp_2m, unipc) or a smaller "
-                "t_max"
-            )
+        if form is NOISE:
+            require_level(name, sde, t)
 
     return multistep(prepare, form.pick, order, require)

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import Sampler
-from sdejax.samplers.heun import noise_levels, require_level
+from sdejax.samplers.levels import noise_levels, require_level
 from sdejax.sde import SDE
 from sdejax.types import Data, Key, Scalar, Time, Times
 
@@ -151,6 +151,4 @@ def step_size_rule(gamma: Scalar | float, steps_per_level: int) -> Scalar:
     halvings = math.ceil(-math.log2(jnp.finfo(gamma.dtype).eps))
     low, high = jax.lax.fori_loop(0, halvings, halve, bounds)
     k = jax.lax.stop_gradient(0.5 * (low + high))
-    # A Newton step carries the derivative; it is not finite where gamma is not, at sigma = 0.
-    newton = slope(k) / jax.grad(slope)(k)
-    return k - jnp.where(jnp.isfinite(newton), newton, 0.0)
+    return k - slope(k) / jax.grad(slope)(k)  # a Newton step, which carries the derivative

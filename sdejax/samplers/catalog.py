@@ -7,7 +7,7 @@ every row to, and the table in the documentation is made of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sdejax import coordinates, dynamics, grids
 from sdejax.samplers.adams import deis, exponential_adams, lms, t_deis
@@ -60,10 +60,11 @@ def _diffrax(
     order: int | float,
     evaluations: int,
     use: str,
+    **options: Any,
 ) -> Entry:
     """A diffrax solver, adaptive where no steps are asked for unless ``steps`` says otherwise."""
     return Entry(
-        lambda n, grid: make(SOLVERS[solver](), steps if n is None else n, grid),
+        lambda n, grid: make(SOLVERS[solver](), steps if n is None else n, grid, **options),
         order,
         evaluations,
         make is ode,
@@ -119,19 +120,23 @@ SAMPLERS: Mapping[str, Entry] = {
     "euler": _diffrax(ode, "euler", 100, 1, 1, "flow matching as its papers sample"),
     "tsit5": _diffrax(ode, "tsit5", None, 5, 6, "the adaptive default"),
     "dopri5": _diffrax(ode, "dopri5", None, 5, 6, "as most papers' adaptive sampler"),
-    "tsit5_log_noise": Entry(
-        lambda n, grid: ode(SOLVERS["tsit5"](), n, grid, coordinates.log_noise),
+    "tsit5_log_noise": _diffrax(
+        ode,
+        "tsit5",
+        None,
         5,
         6,
-        True,
         "adaptive on wide noise ranges (VE, EDM)",
+        coordinates=coordinates.log_noise,
     ),
-    "tsit5_log_data": Entry(
-        lambda n, grid: ode(SOLVERS["tsit5"](), n, grid, coordinates.log_data),
+    "tsit5_log_data": _diffrax(
+        ode,
+        "tsit5",
+        None,
         5,
         6,
-        True,
         "the same for x0, v and velocity networks",
+        coordinates=coordinates.log_data,
     ),
     "gotta_go_fast_ode": _adaptive(gotta_go_fast(dynamics.no_noise), 2, True, "loose tolerances"),
     "dopri8": _diffrax(ode, "dopri8", None, 8, 13, "tight tolerances, reference solutions"),
@@ -165,14 +170,14 @@ SAMPLERS: Mapping[str, Entry] = {
         annealed_langevin(5), 200, None, False, "NCSN: fine geometric levels (VE, uniform)"
     ),
     "shark": _diffrax(reverse_sde, "shark", None, 1.5, 2, "adaptive reverse SDE"),
-    "shark_data": Entry(
-        lambda n, grid: reverse_sde(
-            SOLVERS["shark"](), 50 if n is None else n, grid, coordinates=coordinates.data
-        ),
+    "shark_data": _diffrax(
+        reverse_sde,
+        "shark",
+        50,
         1.5,
         2,
-        False,
         "the reverse SDE on a log-SNR grid, its noise exact",
+        coordinates=coordinates.data,
     ),
     "gotta_go_fast": _adaptive(gotta_go_fast(), 2, False, "adaptive reverse SDE of images"),
     "sra1": _diffrax(reverse_sde, "sra1", None, 1.5, 2, "adaptive reverse SDE"),

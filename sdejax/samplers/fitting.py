@@ -87,7 +87,6 @@ def draw_pairs(
         return x, solve_ode(sde, denoisers(cond), x, controller=controller)[0]
 
     controller = dfx.PIDController(rtol=tolerance, atol=tolerance)
-
     solve_all = jax.jit(lambda inputs: jax.lax.map(one, inputs, batch_size=min(chunk, count)))
     x, target = solve_all((jnp.arange(count), cond))
     return Pairs(x, target, cond)
@@ -131,11 +130,7 @@ def fit_solver(
     Reference: Shaul et al. 2024, arXiv:2403.01329; Frankel et al. 2025, arXiv:2502.17423.
     """
     count, n = solver.ts.shape[0], pairs.x.shape[0]
-    if count < 2 or n < 8 or iterations < 1:
-        raise ValueError(
-            f"fit_solver: got {count} evaluations, {n} pairs and {iterations} iterations; expected "
-            "at least 2, 8 and 1"
-        )
+    require_enough(count, n, iterations)
     tx = optax.adam(optax.cosine_decay_schedule(learning_rate or 0.1 / count, iterations))
     held_out = jax.tree.map(lambda leaf: leaf[: n // 4], pairs)
     training = jax.tree.map(lambda leaf: leaf[n // 4 :], pairs)
@@ -175,6 +170,24 @@ def fit_solver(
             best = change if losses[-1] <= min(losses[:-1]) else best
             bar.set_postfix(start=f"{losses[0]:.2e}", now=f"{losses[-1]:.2e}")
     return jax.jit(lambda c: _changed(solver, sde, c))(best), jnp.stack(losses)
+
+
+def require_enough(evaluations: int, pairs: int, iterations: int) -> None:
+    """Refuses a fit that has too little to go by.
+
+    Args:
+        evaluations: N.
+        pairs: accurate solutions.
+        iterations: gradient steps.
+
+    Raises:
+        ValueError: for fewer than 2, 8 or 1 of them.
+    """
+    if evaluations < 2 or pairs < 8 or iterations < 1:
+        raise ValueError(
+            f"fit_solver: got {evaluations} evaluations, {pairs} pairs and {iterations} "
+            "iterations; expected at least 2, 8 and 1"
+        )
 
 
 def _levels(solver: Solver, sde: SDE) -> Array:

@@ -17,14 +17,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import Sampler
+from sdejax.samplers.levels import Levels, noise_levels, require_level
 from sdejax.sde import SDE
 from sdejax.types import Data, Key, Scalar, Time, Times
-
-Levels = Float[Array, " n"]
 
 
 class HeunRow(NamedTuple):
@@ -108,19 +106,6 @@ def heun(
     return Sampler(prepare, lambda x: x, step, lambda x: x, evaluations=2, require=require)
 
 
-def noise_levels(sde: SDE, ts: Times) -> Levels:
-    """The noise level ``r = sigma/alpha`` at each time.
-
-    Args:
-        sde: the process.
-        ts: times [n].
-
-    Returns:
-        Levels [n], infinite where alpha = 0.
-    """
-    return jax.vmap(lambda t: jnp.asarray(sde.sigma(t)) / jnp.asarray(sde.alpha(t)))(ts)
-
-
 def heun_rows(
     sde: SDE, starts: Times, raised: Levels, ends: Times, noise: float | Scalar = 1.0
 ) -> HeunRow:
@@ -179,22 +164,3 @@ def heun_step(denoiser: Denoiser, key: Key | None, x: Data, row: HeunRow) -> Dat
     x0, eps = denoiser(x, row.raised)
     x = row.alpha * x0 + row.sigma * eps
     return x + row.half * (denoiser(x, row.second).eps - eps)
-
-
-def require_level(name: str, sde: SDE, t: Time) -> None:
-    """Refuses a start where alpha = 0 and the level sigma/alpha is infinite; lets tracers through.
-
-    Args:
-        name: the method that asks.
-        sde: the process.
-        t: the first time of a run.
-
-    Raises:
-        ValueError: where alpha(t) = 0.
-    """
-    alpha = sde.alpha(t)
-    if not isinstance(alpha, jax.core.Tracer) and float(alpha) == 0.0:
-        raise ValueError(
-            f"{name}: got alpha({float(t)}) = 0 for {type(sde).__name__}, where the noise level "
-            "sigma/alpha is infinite; use a process with a smaller t_max"
-        )

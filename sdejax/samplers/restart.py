@@ -20,7 +20,8 @@ from jaxtyping import Array, Int
 
 from sdejax import grids
 from sdejax.samplers.base import Method, Stats, finite, in_float64, require_steps
-from sdejax.samplers.heun import HeunRow, heun_rows, heun_step, noise_levels, require_level
+from sdejax.samplers.heun import HeunRow, heun_rows, heun_step
+from sdejax.samplers.levels import noise_levels, require_level
 from sdejax.sde import SDE
 from sdejax.types import Time, Times
 

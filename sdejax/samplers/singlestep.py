@@ -16,7 +16,6 @@ r_t^2 - r_s^2, r = sigma/alpha.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from jaxtyping import Array, Float
 
 from sdejax.samplers.base import Sampler
 from sdejax.samplers.exponential import DATA, LOG_RATIO, NOISE, Form
+from sdejax.samplers.levels import require_level
 from sdejax.sde import SDE, Coefficients, coefficients
 from sdejax.types import Data, Time, Times
 
@@ -157,12 +157,8 @@ def _method(
         return jax.vmap(lambda t, s: _row(form, sde, t, s, stages, stochastic))(ts[:-1], ts[1:])
 
     def require(sde: SDE, t: Time) -> None:
-        scale = form.scale(coefficients(sde, t))
-        if not isinstance(scale, jax.core.Tracer) and not math.fabs(float(scale)) > 0.0:
-            raise ValueError(
-                f"{name}: got t_max={float(t)}, where alpha = 0 and eps cannot be integrated; use "
-                "a method that integrates x0 (dpmpp_singlestep, dpmpp_2m, unipc) or a smaller t_max"
-            )
+        if form is NOISE:
+            require_level(name, sde, t)
 
     return singlestep(prepare, form, stages, require)
 

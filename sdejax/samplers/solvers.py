@@ -31,7 +31,6 @@ LEVY_AREAS: dict[Any, Any] = {
 # The solvers that commands and configs name.
 SOLVERS = {
     "euler": dfx.Euler,
-    "heun": dfx.Heun,
     "tsit5": dfx.Tsit5,
     "dopri5": dfx.Dopri5,
     "dopri8": dfx.Dopri8,

@@ -93,7 +93,8 @@ def test_hf_table_on_disk_does_not_pass_for_another_split(hub, table, tmp_path):
 
 
 def test_hf_real_library(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
     )

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from oracles import plane
 
 from sdejax import truth
 from sdejax.samplers.base import sample
@@ -19,15 +20,6 @@ KEY = jax.random.key(0)
 MEAN, COVARIANCE = [0.5, -1.0], [[1.0, 0.4], [0.4, 0.5]]
 LENGTHS = 0.1 / 2.0 ** np.arange(5)
 SPACING = np.asarray([4.3, 3.1, 2.2, 1.0, 0.0, -1.0])  # uneven, in units of h
-
-
-def plane():
-    parts = (
-        [0.3, 0.7],
-        [[1.5, -0.5], [-0.5, 0.8]],
-        [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]],
-    )
-    return truth.mixture(*(jnp.asarray(part) for part in parts))
 
 
 def gaussian():

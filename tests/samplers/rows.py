@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from oracles import plane
 
 from sdejax import processes, truth
 from sdejax.samplers.catalog import SAMPLERS
@@ -22,16 +23,6 @@ def slow_start(n, start=0.9, end=0.05):
     """Steps that grow from the first: the lower order of a multistep method's start is unseen."""
     root = np.sqrt(start) + (np.sqrt(end) - np.sqrt(start)) * (np.arange(n + 1) / n) ** 2
     return root**2
-
-
-def plane():
-    """A skewed mixture of two anisotropic Gaussians."""
-    parts = (
-        [0.3, 0.7],
-        [[1.5, -0.5], [-0.5, 0.8]],
-        [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]],
-    )
-    return truth.mixture(*(jnp.asarray(part) for part in parts))
 
 
 def off_centre():

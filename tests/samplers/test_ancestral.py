@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import PUBLISHED, skewed, skewed_moments
+from oracles import PUBLISHED, plane, skewed, skewed_moments, smooth_grid
 from stats import assert_moments, slope
 
 from sdejax import dynamics, grids, processes, truth
@@ -14,19 +14,6 @@ from sdejax.sde import coefficients
 
 COUNT = 4096
 KEY = jax.random.key(0)
-
-
-def smooth_grid(n, start=0.9, end=0.05):
-    return np.linspace(np.sqrt(start), np.sqrt(end), n + 1) ** 2
-
-
-def plane():
-    parts = (
-        [0.3, 0.7],
-        [[1.5, -0.5], [-0.5, 0.8]],
-        [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]],
-    )
-    return truth.mixture(*(jnp.asarray(part) for part in parts))
 
 
 @pytest.mark.parametrize(

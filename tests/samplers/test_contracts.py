@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from oracles import PREDICTIONS
-from rows import ADAPTIVE, KEY, batched, off_centre, plane, process, run, slow_start
+from oracles import PREDICTIONS, plane
+from rows import ADAPTIVE, KEY, batched, off_centre, process, run, slow_start
 from stats import slope
 
 from sdejax import processes, truth

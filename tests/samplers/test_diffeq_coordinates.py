@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import PROCESSES, skewed
+from oracles import PROCESSES, skewed, smooth_grid
 from stats import slope
 
 from sdejax import coordinates, grids, processes, truth
@@ -38,10 +38,6 @@ def line(dtype=np.float64):
 def plane(dtype=np.float64):
     mean, cov = np.asarray([1.0, -2.0], dtype), np.asarray([[0.25, 0.1], [0.1, 4.0]], dtype)
     return truth.gaussian(jnp.asarray(mean), jnp.asarray(cov))
-
-
-def smooth_grid(n, start=0.9, end=0.05):
-    return np.linspace(np.sqrt(start), np.sqrt(end), n + 1) ** 2
 
 
 @pytest.mark.parametrize("name", slow_but(("vp",), PROCESSES))

@@ -11,7 +11,7 @@ from chains import (
     assert_skewed_moments,
     gaussian_denoiser,
 )
-from oracles import PROCESSES, PUBLISHED
+from oracles import PROCESSES, PUBLISHED, plane, smooth_grid
 from stats import slope
 
 from sdejax import grids, processes, truth
@@ -21,19 +21,6 @@ from sdejax.samplers.diffeq import solve_ode
 from sdejax.samplers.heun import heun
 
 SLOW = pytest.mark.slow
-
-
-def plane():
-    parts = (
-        [0.3, 0.7],
-        [[1.5, -0.5], [-0.5, 0.8]],
-        [[[0.3, 0.2], [0.2, 0.5]], [[0.6, 0.0], [0.0, 0.2]]],
-    )
-    return truth.mixture(*(jnp.asarray(part) for part in parts))
-
-
-def smooth_grid(n, start=0.9, end=0.05):
-    return np.linspace(np.sqrt(start), np.sqrt(end), n + 1) ** 2
 
 
 @pytest.mark.parametrize("make", [processes.vp, pytest.param(processes.rectified_flow, marks=SLOW)])
@@ -186,6 +173,6 @@ def test_bad_arguments_are_refused():
             heun(**arguments)
     sde = processes.rectified_flow()
     with pytest.raises(
-        ValueError, match=r"heun: got alpha\(1.0\) = 0 for RectifiedFlow.*smaller t_max"
+        ValueError, match=r"heun: got t_max=1.0 of RectifiedFlow, where alpha = 0.*smaller t_max"
     ):
         heun().require(sde, sde.t_max)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from local_error import plane
+from oracles import plane
 
 from sdejax import grids, processes, truth
 from sdejax.samplers.adams import deis, exponential_adams, lms
