@@ -189,6 +189,50 @@ def uniform_log_snr(sde: SDE) -> TimeDensity:
     return TimeDensity(quantile, log_density)
 
 
+def information(sde: SDE, sigma_data: float = 1.0) -> TimeDensity:
+    """p(t) proportional to the rate at which noise takes information from Gaussian data.
+
+    For data N(m, s^2) the likelihood weighting times the ideal error of the noise is, for each
+    entry, ``-lambda'/2 alpha^2 s^2 / (alpha^2 s^2 + sigma^2)``, the derivative of
+    ``-1/2 log(1 + s^2 alpha^2/sigma^2)``: times uniform in that logarithm make the integrand of the
+    variational bound flat, and unlike ``uniform_log_snr`` they end where alpha = 0.
+
+    Args:
+        sde: the process.
+        sigma_data: s, the standard deviation of the data.
+
+    Returns:
+        The density.
+
+    Raises:
+        ValueError: unless sigma_data > 0.
+
+    Reference: Guo, Shamai and Verdu 2005, arXiv:cs/0412108, theorem 1 (information and mean squared
+    error); Kingma et al. 2021, arXiv:2107.00630, appendix I.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"information: got sigma_data={sigma_data}; expected a positive number")
+
+    def ends(dtype):
+        c = [coefficients(sde, jnp.asarray(t, dtype)) for t in (sde.t_min, sde.t_max)]
+        return tuple(jnp.log1p((sigma_data * k.alpha / k.sigma) ** 2) for k in c)
+
+    def quantile(u):
+        high, low = ends(u.dtype)
+        level = jnp.log(jnp.expm1(low + (1.0 - u) * (high - low))) - 2.0 * math.log(sigma_data)
+        return jnp.clip(sde.time_of_log_snr(level), sde.t_min, sde.t_max)
+
+    def log_density(t):
+        t = jnp.asarray(t)
+        c = coefficients(sde, t)
+        high, low = ends(t.dtype)
+        lost = 2.0 * sigma_data**2 * c.alpha * (c.alpha * c.dsigma - c.dalpha * c.sigma)
+        rate = lost / (c.sigma * (c.sigma**2 + (sigma_data * c.alpha) ** 2))
+        return _inside(t, sde.t_min, sde.t_max, jnp.log(rate) - jnp.log(high - low))
+
+    return TimeDensity(quantile, log_density)
+
+
 def _inside(t: Time, low: Time, high: Time, value: Scalar) -> Scalar:
     """A log-density: ``value`` on [low, high], -inf outside."""
     t = jnp.asarray(t)

@@ -14,6 +14,7 @@ DENSITIES = {
     "log_normal_sigma": times.log_normal_sigma,
     "logit_normal": times.logit_normal,
     "uniform_log_snr": times.uniform_log_snr,
+    "information": times.information,
 }
 CASES = [
     ("uniform", "vp"),
@@ -23,6 +24,8 @@ CASES = [
     ("logit_normal", "edm"),
     ("uniform_log_snr", "vp"),
     ("uniform_log_snr", "ve"),
+    ("information", "vp"),
+    ("information", "rectified_flow"),
 ]
 OTHERS = [
     pytest.param(density, name, marks=pytest.mark.slow)
@@ -185,3 +188,18 @@ def test_densities_vanish_outside(make, x64):
     sde = processes.edm()
     assert make(sde).log_density(100.0) == -jnp.inf
     assert make(sde).log_density(0.001) == -jnp.inf
+
+
+def test_information_flattens_the_bound_of_gaussian_data(x64):
+    """Its density is the likelihood weighting times the ideal error, up to the singular end."""
+    sde = processes.rectified_flow()
+    s2 = 0.6**2
+    d = times.information(sde, 0.6)
+    t = jnp.linspace(0.002, 0.9999, 50)
+    log_p = jax.vmap(d.log_density)(t)
+    half_slope = 1 / (t * (1 - t))  # -lambda'/2 of the linear path
+    rate = half_slope * (1 - t) ** 2 * s2 / ((1 - t) ** 2 * s2 + t**2)
+    total = 0.5 * np.log1p(s2 * (0.999 / 0.001) ** 2)
+    np.testing.assert_allclose(np.exp(log_p), rate / total, rtol=1e-12)
+    with pytest.raises(ValueError, match="sigma_data=0.0"):
+        times.information(sde, 0.0)
