@@ -72,6 +72,33 @@ def noise_level(sde: SDE, t: Time) -> Scalar:
     return jnp.asarray(sde.sigma(as_time(t)))
 
 
+def level_index(levels: int = 10) -> Conditioning:
+    """The index of the nearest of ``levels`` times, evenly from t_max (index 0) to t_min: NCSN's.
+
+    The levels are those of ``times.levels(sde, levels)`` and of ``grids.uniform(sde, levels - 1)``;
+    under VE their sigmas are geometric.
+
+    Args:
+        levels: L, the number of levels the network has.
+
+    Returns:
+        The conditioning, a whole number in 0 .. L - 1.
+
+    Raises:
+        ValueError: for fewer than two levels.
+
+    Reference: Song and Ermon 2019, arXiv:1907.05600, section 4.
+    """
+    if levels < 2:
+        raise ValueError(f"level_index: got levels={levels}; expected at least 2")
+
+    def index(sde: SDE, t: Time) -> Scalar:
+        place = (sde.t_max - as_time(t)) / (sde.t_max - sde.t_min)
+        return jnp.clip(jnp.round((levels - 1) * place), 0, levels - 1)
+
+    return index
+
+
 def unit_variance(sigma_data: float = 0.5) -> Scaling:
     """``c_in = 1/sqrt(alpha^2 sigma_data^2 + sigma^2)``: an input of unit variance.
 

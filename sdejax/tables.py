@@ -14,6 +14,8 @@ from typing import Any
 
 from sdejax import denoiser, grids, prediction, processes, times, weights
 from sdejax.nets.mlp import MLP
+from sdejax.nets.ncsn import NCSN
+from sdejax.nets.ncsnv2 import NCSNv2
 from sdejax.nets.unet import UNet
 
 Table = Mapping[str, Callable[..., Any]]
@@ -51,6 +53,7 @@ DENSITIES: Table = {  # of a process
     "log_normal_sigma": times.log_normal_sigma,
     "logit_normal": times.logit_normal,
     "uniform_log_snr": times.uniform_log_snr,
+    "levels": times.levels,
 }
 
 CONDITIONINGS: Table = {
@@ -58,6 +61,7 @@ CONDITIONINGS: Table = {
     "raw_time": lambda: denoiser.raw_time,
     "scaled_time": denoiser.scaled_time,
     "noise_level": lambda: denoiser.noise_level,
+    "level_index": denoiser.level_index,
 }
 
 SCALINGS: Table = {
@@ -65,7 +69,7 @@ SCALINGS: Table = {
     "none": lambda: denoiser.no_scaling,
 }
 
-NETWORKS: Table = {"mlp": MLP, "unet": UNet}
+NETWORKS: Table = {"mlp": MLP, "unet": UNet, "ncsn": NCSN, "ncsnv2": NCSNv2}
 
 # What a config chooses by name and options.
 TABLES: Mapping[str, Table] = {

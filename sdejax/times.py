@@ -80,6 +80,42 @@ def uniform(sde: SDE, t_min: float | None = None) -> TimeDensity:
     )
 
 
+def levels(sde: SDE, num: int = 1000) -> TimeDensity:
+    """Uniform over ``num`` times, evenly from t_min to t_max: training at a chain's levels alone.
+
+    Under VE the noise levels are geometric, as in NCSN and NCSNv2. Sampling visits the same times
+    with the uniform grid of num - 1 steps.
+
+    Args:
+        sde: the process.
+        num: number of levels, those at both ends included.
+
+    Returns:
+        The density. It has no values per unit of t: its ``log_density`` raises ValueError, so it
+        is an objective and no importance sampler.
+
+    Raises:
+        ValueError: for fewer than two levels.
+
+    Reference: Song and Ermon 2019, arXiv:1907.05600, eq. 6; Ho et al. 2020, arXiv:2006.11239.
+    """
+    if num < 2:
+        raise ValueError(f"levels: got num={num}; expected at least 2")
+
+    def quantile(u):
+        index = jnp.minimum(jnp.floor(num * u), num - 1)  # num u can round up to num
+        r = index / (num - 1)
+        return (1.0 - r) * sde.t_min + r * sde.t_max
+
+    def log_density(t):
+        raise ValueError(
+            "levels: these times have probabilities but no density, so they cannot be an "
+            "importance sampler; make them the objective (times_role='objective')"
+        )
+
+    return TimeDensity(quantile, log_density)
+
+
 def log_normal_sigma(sde: SDE, mean: float = -1.2, std: float = 1.2) -> TimeDensity:
     """log(sigma/alpha) ~ N(mean, std^2), truncated to [t_min, t_max].
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"types"},
     {"sde", "divergence"},
-    {"processes", "prediction", "grids", "times", "weights", "couplings"},
+    {"processes", "prediction", "grids", "times", "weights", "couplings", "noise_scales"},
     {"coordinates"},
     {"dynamics", "truth", "denoiser", "thresholding"},
     {"losses", "guidance", "diagnostics", "samplers", "flows"},

@@ -32,16 +32,18 @@ def conv(
     scale: float = 1.0,
     stride: int = 1,
     padding: str = "SAME",
+    dilation: int = 1,
     bias: bool = True,
     dtype: Any = None,
     name: str | None = None,
 ) -> nn.Conv:
-    """A size x size convolution."""
+    """A size x size convolution, its taps ``dilation`` pixels apart."""
     return nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=padding,
+        kernel_dilation=(dilation, dilation),
         use_bias=bias,
         kernel_init=kernel_init(scale),
         dtype=dtype,

@@ -115,17 +115,33 @@ def from_state_dict(
     table = parameter_slots(config_kwargs)
     given = {name: np.asarray(array) for name, array in state_dict.items()}
     _check_levels(config_kwargs.get("sigma_levels"), given.pop("sigmas", None))
+    return placed(table, given)
+
+
+def placed(table: Mapping[str, Slot], given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A parameter tree of published arrays.
+
+    Args:
+        table: where each parameter goes, by its published name.
+        given: published arrays by the same names.
+
+    Returns:
+        The tree; dtypes are those of the arrays.
+
+    Raises:
+        ValueError: naming a tensor that is missing, not expected, or of another shape.
+    """
     params: dict[str, Any] = {}
     for name, (path, axes, want) in table.items():
         if name not in given:
             raise ValueError(
-                f"state_dict: {name} is missing (for {'/'.join(path)}); is config_kwargs the "
-                "configuration that this checkpoint was trained with?"
+                f"state_dict: {name} is missing (for {'/'.join(path)}); is this the "
+                "configuration that the checkpoint was trained with?"
             )
         if given[name].shape != want:
             raise ValueError(
                 f"state_dict: {name} has shape {given[name].shape}, expected {want} (for "
-                f"{'/'.join(path)}); is config_kwargs the right configuration?"
+                f"{'/'.join(path)}); is this the right configuration?"
             )
         node = params
         for key in path[:-1]:
@@ -135,7 +151,7 @@ def from_state_dict(
     if surplus:
         raise ValueError(
             f"state_dict: {surplus[0]} and {len(surplus) - 1} more have no place in this network; "
-            "is config_kwargs the right configuration?"
+            "is this the right configuration?"
         )
     return params
 
