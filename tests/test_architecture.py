@@ -25,7 +25,7 @@ FLOORS = (
     {"processes", "prediction", "grids", "times", "weights", "couplings", "noise_scales"},
     {"coordinates"},
     {"dynamics", "truth", "denoiser", "thresholding"},
-    {"losses", "guidance", "diagnostics", "samplers", "flows"},
+    {"losses", "energy", "guidance", "diagnostics", "samplers", "flows"},
     {"likelihood"},
     {"latent"},
     {"nets", "train", "data", "metrics", "viz"},
