@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from sdejax.likelihood.terms import coefficients_as
 from sdejax.prediction import Denoiser
@@ -122,7 +123,9 @@ def discretised(
     return Decoder(draw, int(denoise))
 
 
-def _log_mass(lower: Data, upper: Data, first: Data, last: Data) -> Data:
+def _log_mass(
+    lower: Data, upper: Data, first: Bool[Array, "*event"], last: Bool[Array, "*event"]
+) -> Data:
     """log(Phi(upper) - Phi(lower)), with -inf for the lower end of the first, inf for the last."""
     log_ndtr = jax.scipy.special.log_ndtr
     # In the lower tail, where the two logarithms keep their digits.
