@@ -15,6 +15,11 @@ g^2 = alpha^2 d(r^2)/dt:
 | log_noise | alpha, log r | 0, r | alpha, -log r | 0, -(1 + q) r | 2 q r^2 |
 | data | sigma, R | 1, 0 | sigma^2/alpha, R^2 | 1, 0 | 1 |
 | log_data | sigma, log R | R, 0 | sigma^2/alpha, log R | 2 R^2, 0 | 2 R^2 |
+| angle | s, theta | -sigma/(s sd), alpha sd/s | s, -theta | -a, -b - q' | w^2/(s^2 theta') |
+
+The last has s^2 = alpha^2 sd^2 + sigma^2 and theta = arctan(r/sd) with sd the data's standard
+deviation: dy/dtheta is minus EDM's F, data of covariance sd^2 stand still, it is finite at both
+ends, and it reads the same for every process; q' = w^2/(2 sigma s theta').
 
 Where k is 1, the noise of a step is exact as well. The data columns of the SDE hold for w = g:
 there x/S runs as dy = x0 d(SNR) + dW_SNR, which is stochastic localisation. (For w = eta g the
@@ -23,11 +28,14 @@ of an SDE increases from noise to data, since diffrax integrates SDEs forward on
 forms have the same y; their steps suit adaptive solvers, since u spans few units.
 
 Reference: Song et al. 2020, arXiv:2010.02502, eq. 14 (noise); Lu et al. 2022, arXiv:2206.00927 and
-2211.01095 (both, deterministic and stochastic); El Alaoui and Montanari 2022, arXiv:2109.05525.
+2211.01095 (both, deterministic and stochastic); El Alaoui and Montanari 2022, arXiv:2109.05525;
+Salimans and Ho 2022, arXiv:2202.00512, appendix D, and Lu and Song 2024, arXiv:2410.11081, eq. 5
+(angle).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -231,4 +239,57 @@ log_data = Coordinates(
     ),
 )
 
-ALL = (native, noise, log_noise, data, log_data)
+
+def angle(sigma_data: float = 0.5) -> Coordinates:
+    """y = x/s over the angle between data and noise, ``theta = arctan(sigma/(alpha sigma_data))``.
+
+    The linear part that is gone is that of N(0, sigma_data^2 I), so what is left to integrate is
+    how the data differ from it: fewest steps for a given accuracy wherever data are scaled to it.
+
+    Args:
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        The coordinates, finite at sigma = 0 and at alpha = 0.
+
+    Raises:
+        ValueError: unless sigma_data > 0.
+
+    Reference: Lu and Song 2024, arXiv:2410.11081, eq. 5 (TrigFlow).
+    """
+    output = prediction.edm(sigma_data)
+
+    def scale(c: Coefficients) -> Scalar:
+        return jnp.sqrt((c.alpha * sigma_data) ** 2 + c.sigma**2)
+
+    def clock(c: Coefficients) -> Scalar:  # dtheta/dt
+        return sigma_data * (c.dsigma * c.alpha - c.sigma * c.dalpha) / scale(c) ** 2
+
+    def time(sde: SDE, u: Scalar) -> Scalar:
+        # Rounding can put cos(pi/2) below 0.
+        cos, sin = (jnp.maximum(k, jnp.finfo(u.dtype).tiny) for k in (jnp.cos(u), jnp.sin(u)))
+        return sde.time_of_log_snr(2.0 * (jnp.log(cos) - jnp.log(sin) - math.log(sigma_data)))
+
+    def forward(c: Coefficients, w: Scalar) -> Pair:
+        a, b = output(c)
+        return -a, -b
+
+    def backward(c: Coefficients, w: Scalar) -> Pair:
+        a, b = output(c)
+        return a, b - w**2 / (2.0 * c.sigma * scale(c) * clock(c))
+
+    theta = _of(lambda alpha, sigma: jnp.arctan2(sigma, sigma_data * alpha))
+    return Coordinates(
+        "angle",
+        Frame(scale, theta, time, forward, _no_spread),
+        Frame(
+            scale,
+            lambda sde, t: -theta(sde, t),
+            lambda sde, u: time(sde, -u),
+            backward,
+            lambda c, w: w / (scale(c) * jnp.sqrt(clock(c))),
+        ),
+    )
+
+
+ALL = (native, noise, log_noise, data, log_data, angle())

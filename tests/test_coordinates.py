@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from oracles import PROCESSES
 
-from sdejax import coordinates, dynamics, grids, processes
+from sdejax import coordinates, dynamics, grids, processes, truth
 from sdejax.coordinates import ALL, require_ends
 from sdejax.samplers.base import in_float64
 from sdejax.sde import coefficients, diffusion, log_snr
 
+ANGLE = coordinates.angle().flow
 NOISES = {"g": diffusion, "sigma": dynamics.sigma_noise}
 
 
@@ -75,7 +76,7 @@ def test_the_time_of_a_variable_is_its_inverse(name, x64):
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_times_on_the_grid_survive_float32(name):
-    """The time a denoiser is given at u(t): as near as float32 can tell log-SNR or t."""
+    """The time a denoiser is given at u(t): as near as float32 tells log-SNR, t or the angle."""
     sde = made(name)
     ts = np.asarray(grids.uniform(sde, 50), np.float32)
     for each in ALL:
@@ -88,7 +89,10 @@ def test_times_on_the_grid_survive_float32(name):
             level = jax.vmap(lambda t: log_snr(sde, t))
             with jax.enable_x64(True):
                 off = np.abs(level(jnp.asarray(back)) - level(jnp.asarray(ts, float)))
+                turn = jax.vmap(lambda t: ANGLE.variable(sde, t))
+                turned = np.abs(turn(jnp.asarray(back)) - turn(jnp.asarray(ts, float)))
             near = np.abs(back - ts) <= 2e-7 * sde.t_max
+            near = near | ((each.name == "angle") & (turned <= 2e-7))
             assert np.all(near | (off <= 1e-5)), (each.name, off.max(), np.abs(back - ts).max())
 
 
@@ -107,8 +111,9 @@ class Noiseless(processes.RectifiedFlow):
 @pytest.mark.parametrize("each", ALL[1:], ids=lambda each: each.name)
 def test_ends_that_are_not_finite_are_refused_by_name(each):
     noisy, clean = processes.rectified_flow(), Noiseless(t_max=0.9)
-    needs = {"noise": ["alpha"], "data": ["sigma"]}.get(each.name, ["alpha", "sigma"])
-    for frame, refused in ((each.flow, needs), (each.reverse, ["alpha", "sigma"])):
+    needs = {"noise": ["alpha"], "data": ["sigma"], "angle": []}.get(each.name, ["alpha", "sigma"])
+    reverse_needs = [] if each.name == "angle" else ["alpha", "sigma"]
+    for frame, refused in ((each.flow, needs), (each.reverse, reverse_needs)):
         for name, sde in (("alpha", noisy), ("sigma", clean)):
             if name not in refused:
                 require_ends(each, frame, sde, sde.t_max, sde.t_min)
@@ -116,6 +121,34 @@ def test_ends_that_are_not_finite_are_refused_by_name(each):
             message = rf"coordinates '{each.name}': got {name}\(\d\.0\) = 0.0 for .*; use coord"
             with pytest.raises(ValueError, match=message):
                 require_ends(each, frame, sde, sde.t_max, sde.t_min)
+
+
+def test_the_angle_is_finite_at_both_ends():
+    """Where sigma = 0 the angle is 0, where alpha = 0 it is pi/2, in float32 as well."""
+    sde = Noiseless()
+    for t, angle in ((0.0, 0.0), (1.0, np.pi / 2)):
+        u = ANGLE.variable(sde, t)
+        np.testing.assert_allclose(u, angle, atol=1e-7)
+        np.testing.assert_allclose(ANGLE.time(sde, u), t, atol=1e-7)
+        a, b = ANGLE.rate(coefficients(sde, t), jnp.zeros(()))
+        np.testing.assert_allclose([a, b], [0.0, 1.0] if t == 0.0 else [-2.0, 0.0], atol=1e-6)
+
+
+def test_a_gaussian_of_the_stated_width_stands_still_in_the_angle():
+    """y = x/s does not move on the flow of N(0, sd^2 I), whatever the process."""
+    dist = truth.gaussian(jnp.zeros(3), 0.7**2 * jnp.eye(3))
+    for make in PROCESSES.values():
+        sde, z = make(), jnp.asarray([1.0, -2.0, 0.5])
+        for t in inner_times(sde, 5):
+            c = coefficients(sde, t)
+            estimate = truth.estimate(dist, sde, truth.gaussian_flow(dist, sde, z, t), t)
+            a, b = coordinates.angle(0.7).flow.rate(c, jnp.zeros(()))
+            np.testing.assert_allclose(a * estimate.x0 + b * estimate.eps, 0.0, atol=2e-6)
+
+
+def test_the_angle_needs_a_width():
+    with pytest.raises(ValueError, match="sigma_data"):
+        coordinates.angle(0.0)
 
 
 def test_tracers_pass_the_check_of_ends():

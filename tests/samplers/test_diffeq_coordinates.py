@@ -45,8 +45,8 @@ def test_the_exact_flow_of_a_gaussian_per_sample_in_all_coordinates(name, x64):
     sde, dist = PROCESSES[name](), plane()
     z, tight = jnp.asarray([0.7, -1.4]), dfx.PIDController(rtol=1e-10, atol=1e-10)
     start, end = (truth.gaussian_flow(dist, sde, z, t) for t in (sde.t_max, sde.t_min))
-    # The linear path starts at alpha = 0, where only x/sigma is finite.
-    served = (coordinates.data,) if name == "rectified_flow" else NEW
+    # The linear path starts at alpha = 0, where x/alpha is not finite.
+    served = (coordinates.data, coordinates.angle()) if name == "rectified_flow" else NEW
     for each in served:
         x, stats = jax.jit(
             lambda x, each=each: solve_ode(
