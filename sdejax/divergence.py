@@ -175,7 +175,10 @@ def hutchpp(probes: int) -> Divergence:
                 f"hutchpp: got {probes} probes for {x.size} entries; expected at most "
                 f"{3 * x.size}; use exact"
             )
-        return rademacher(key, (2, third, x.size), x.dtype)
+        range_key, rest_key = jax.random.split(key)
+        shape = (third, x.size)
+        # Normal directions are never parallel, as two of few signs may be.
+        return gaussian(range_key, shape, x.dtype), rademacher(rest_key, shape, x.dtype)
 
     def traces(jvp: LinearMap, probes: Probes, x: Data) -> Estimates:
         def rows(directions):
