@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 from jaxtyping import Key as KeyArray
 
 from sdejax.denoiser import Model
+from sdejax.losses.draws import make_draw
 from sdejax.prediction import Estimate, determinant, encode
 from sdejax.sde import SDE, coefficients, perturb
-from sdejax.times import TimeSampling, objective, stratified, uniform
+from sdejax.times import TimeSampling, objective, uniform
 from sdejax.types import Cond, Data, Key, Params, Scalar, Time
 from sdejax.weights import Weight, simple
 
@@ -113,9 +114,7 @@ def make_loss(
 ) -> LossFn:
     """The loss of a batch for the trainer: draws times and noise, and calls the network.
 
-    All randomness of an example comes from ``fold_in(key, position)``, its place in the global
-    batch, so a batch gives the same losses on any number of devices. Times are stratified over
-    the global batch.
+    A batch gives the same losses on any number of devices (``sdejax.losses.draws``).
 
     Args:
         model: network and prediction type.
@@ -133,33 +132,17 @@ def make_loss(
     Raises:
         ValueError: for a label_drop outside [0, 1], or above 0 without a null_label.
     """
-    if not 0.0 <= label_drop <= 1.0:
-        raise ValueError(f"make_loss: got label_drop={label_drop}; expected a probability")
-    if label_drop > 0.0 and null_label is None:
-        raise ValueError(f"make_loss: got label_drop={label_drop} without a null_label; give one")
     times = objective(uniform(sde)) if times is None else times
-
-    def draw(key, x0, position, label):
-        time_key, example_key = jax.random.split(key)
-        noise_key, dropout_key, label_key = jax.random.split(
-            jax.random.fold_in(example_key, position), 3
-        )
-        t = times.density.quantile(stratified(time_key, position, batch_size))
-        t = jax.lax.stop_gradient(t)
-        if null_label is not None and label is not None:
-            label = jnp.where(jax.random.bernoulli(label_key, label_drop), null_label, label)
-        eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        return (x0, eps, t), label, dropout_key
+    draw = make_draw(batch_size, times, label_drop, null_label)
 
     def error(example, output):
-        x0, eps, t = example
-        loss, aux = _error(model, sde, x0, eps, t, output, weight)
-        return times.factor(t).astype(loss.dtype) * loss, aux
+        loss, aux = _error(model, sde, example.x0, example.eps, example.t, output, weight)
+        return times.factor(example.t).astype(loss.dtype) * loss, aux
 
     def loss_fn(params, key, batch):
         draws = jax.vmap(draw, in_axes=(None, 0, 0, 0))
-        examples, label, keys = draws(key, batch["x"], batch["position"], batch.get("label"))
-        inputs = jax.vmap(partial(_inputs, model, sde))(*examples)
-        return jax.vmap(error)(examples, _outputs(model, params, *inputs, label, keys))
+        drawn = draws(key, batch["x"], batch["position"], batch.get("label"))
+        inputs = jax.vmap(partial(_inputs, model, sde))(drawn.x0, drawn.eps, drawn.t)
+        return jax.vmap(error)(drawn, _outputs(model, params, *inputs, drawn.label, drawn.key))
 
     return loss_fn
