@@ -23,11 +23,17 @@ SMALL = (
 
 def load(name: str) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Keyword arguments of `UNet`, the state_dict, and the other fields with images in NHWC."""
+    published, weights, fields = stored(name)
+    return unet_kwargs(published), weights, fields
+
+
+def stored(name: str) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The published configuration, the state_dict, and the other fields with images in NHWC."""
     with np.load(FIXTURES / f"{name}.npz") as file:
         fields = {key: file[key] for key in file.files}
     published = json.loads(str(fields["@config"]))
     images = {key: v.transpose(0, 2, 3, 1) for key, v in fields.items() if v.ndim == 4}
-    return unet_kwargs(published), _weights(fields), {**fields, **images}
+    return published, _weights(fields), {**fields, **images}
 
 
 def unet_kwargs(c: dict) -> dict:
@@ -64,7 +70,7 @@ def _weights(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         str(name): part.reshape(shape)
         for name, part, shape in zip(fields["@names"], parts, shapes, strict=True)
     }
-    return {"sigmas": fields["sigmas"], **weights}
+    return {**{key: fields[key] for key in ("sigmas",) if key in fields}, **weights}
 
 
 def _by_rule(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
