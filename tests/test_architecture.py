@@ -25,11 +25,12 @@ FLOORS = (
     {"processes", "prediction", "grids", "times", "weights", "couplings", "noise_scales"},
     {"coordinates"},
     {"dynamics", "truth", "denoiser", "thresholding"},
-    {"losses", "energy", "guidance", "diagnostics", "samplers", "flows"},
+    {"losses", "energy", "guidance", "diagnostics", "fokker_planck", "samplers", "flows"},
     {"likelihood"},
     {"latent"},
     {"nets", "train", "data", "metrics", "viz"},
     {"tables"},
+    {"config"},
     {"build"},
     {"generate"},
     {"results", "fewstep"},
@@ -56,7 +57,7 @@ KEPT_IN = {
     "flax": {"nets", "denoiser", "train"},
     "orbax": {"train.checkpoint"},
     "grain": {"data"},
-    "ml_collections": {"build", "cli"},
+    "ml_collections": {"config", "cli"},
     "matplotlib.pyplot": set(),
 }
 # Import names that differ from the name of the distribution.
