@@ -1,7 +1,6 @@
-"""From a config to objects: the default config, and everything that a run is made of.
+"""From a config to objects: everything that a run is made of.
 
-A config names rows of ``sdejax.tables`` and spells out their options. ``default_config`` gives
-every key, so a config file only says what differs, and an unknown key is an error.
+``sdejax.config`` says what is in a config; its names are here as well, where configs find them.
 """
 
 from __future__ import annotations
@@ -11,18 +10,33 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
+from sdejax.config import change, completed, default_config, keys_of
 from sdejax.data.base import Dataset
 from sdejax.data.sources import load as load_data
 from sdejax.denoiser import Model, in_evaluation, init_linen, linen_functions, make_model
-from sdejax.losses import LossFn, make_loss
+from sdejax.losses import LossFn
 from sdejax.sde import SDE
-from sdejax.tables import component, make, near
+from sdejax.tables import ENERGIES, look_up, make
 from sdejax.times import importance, objective, uniform
 from sdejax.train.loop import Schedule
 from sdejax.train.optimizer import make_optimizer
 from sdejax.types import Key, Params
+
+__all__ = [
+    "Parts",
+    "build_data",
+    "build_loss",
+    "build_model",
+    "build_optimizer",
+    "build_schedule",
+    "change",
+    "completed",
+    "count_params",
+    "default_config",
+    "init_params",
+    "keys_of",
+]
 
 
 class Parts(NamedTuple):
@@ -33,103 +47,6 @@ class Parts(NamedTuple):
     network: Any  # the flax module, or whatever makes parameters
     event_shape: tuple[int, ...]
     num_classes: int | None  # of a conditional model
-
-
-def default_config() -> ConfigDict:
-    """Every key of a config, with its default.
-
-    Returns:
-        The config of a small conditional-free EDM-style model on the embedded digits.
-    """
-    config = ConfigDict()
-    config.seed = 0
-    config.parallel = "pmap"  # or "jit": a mesh with sharded state
-    config.fsdp = 1  # devices that share one copy of the state, with parallel = "jit"
-
-    config.data = ConfigDict()
-    config.data.source = "digits"  # a row of sdejax.data.sources.SOURCES
-    config.data.path = ""
-    config.data.options = ConfigDict()  # keyword arguments of the source
-    config.data.flip = False
-    config.data.batch_size = 128  # over all devices and processes
-
-    config.sde = component("sde", "edm")
-    config.network = component("network", "unet")
-    config.prediction = component("prediction", "edm")
-    config.conditioning = component("conditioning", "log_noise")
-    config.scaling = component("scaling", "unit_variance")
-    config.conditional = False  # on class labels
-
-    config.weight = component("weight", "edm")
-    config.times = component("times", "log_normal_sigma")
-    # "objective": the density of times is part of what is minimised; "importance": it only lowers
-    # the variance, and the objective is that of uniform times.
-    config.times_role = "objective"
-    config.label_drop = 0.1  # of a conditional model
-
-    config.optimizer = {
-        "name": "adam",
-        "learning_rate": 2e-4,
-        "schedule": "constant",  # after the warm-up; or "linear", "cosine" over the whole run
-        "warmup_steps": 0,
-        "end_factor": 0.0,
-        "clip_norm": 1.0,
-        "b1": 0.9,
-        "b2": 0.999,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "momentum": 0.0,
-    }
-
-    config.train = ConfigDict()
-    config.train.steps = 10_000
-    config.train.ema_decay = 0.999
-    config.train.max_bad_steps = 10  # gradients in a row that may be not finite
-    config.train.log_every = 50
-    config.train.eval_every = 1000
-    config.train.eval_batches = 4
-    config.train.sample_every = 1000
-    config.train.checkpoint_every = 1000
-    config.train.keep = 2  # latest checkpoints; the best by held-out loss stays as well
-
-    config.sample = ConfigDict()
-    config.sample.sampler = "ddim"
-    config.sample.steps = 50  # 0: the sampler's own, adaptive where it can
-    config.sample.grid = "karras"
-    config.sample.clip = False  # keep x0 in the range of the data at each step
-    config.sample.threshold = 0.0  # the same by dynamic thresholding at this quantile; 0: off
-    config.sample.num = 64
-    config.sample.report_num = 0  # samples for the report at the end, 0 for none
-    return config
-
-
-def change(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets keys of a config in place.
-
-    Args:
-        config: as ``default_config``.
-        values: value by key, the parts of a key divided by dots.
-
-    Raises:
-        ValueError: for an unknown key, with the nearest known one, or a value of another type.
-    """
-    known = keys_of(config)
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{key}: the config has no such key{near(key, known)}")
-    try:
-        config.update_from_flattened_dict(values)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-
-
-def keys_of(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys of a config that have a value, the parts of a key divided by dots."""
-    found = []
-    for key, value in config.items():
-        nested = isinstance(value, ConfigDict)
-        found += keys_of(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return found
 
 
 def build_model(
@@ -156,6 +73,7 @@ def build_model(
         ValueError: for unknown names or options, a conditional model of data without labels, or
             the place-holder "custom" without the object it stands for.
     """
+    config = completed(config)
     conditional = config["conditional"]
     if conditional and not num_classes:
         raise ValueError("conditional: got True, but the data have no labels; set it to False")
@@ -165,7 +83,8 @@ def build_model(
         if conditional:
             spec["num_classes"] = num_classes
         network = make("network", spec)
-    apply_fn, train_apply_fn = linen_functions(network)
+    wrap = look_up("energy", ENERGIES, config["energy"])
+    apply_fn, train_apply_fn = map(wrap, linen_functions(network))
     model = make_model(
         apply_fn,
         make("prediction", config["prediction"]),
@@ -205,6 +124,7 @@ def build_loss(config: Mapping[str, Any], parts: Parts, *, training: bool = True
     Raises:
         ValueError: for unknown names or options.
     """
+    config = completed(config)
     density = make("times", config["times"], parts.sde)
     roles = {
         "objective": lambda: objective(density),
@@ -213,6 +133,7 @@ def build_loss(config: Mapping[str, Any], parts: Parts, *, training: bool = True
     if config["times_role"] not in roles:
         raise ValueError(f"times_role: got {config['times_role']!r}; expected one of {list(roles)}")
     drops_labels = training and parts.num_classes is not None
+    make_loss = make("objective", config["objective"])
     return make_loss(
         parts.model if training else in_evaluation(parts.model),
         parts.sde,

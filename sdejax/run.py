@@ -28,6 +28,7 @@ from sdejax.build import (
     build_model,
     build_optimizer,
     build_schedule,
+    completed,
     count_params,
     init_params,
 )
@@ -104,7 +105,7 @@ def train(
     with Checkpoints(checkpoint_dir, keep=plan["keep"], best="held_out_loss") as checkpoints:
         if checkpoints.latest_step() is not None:
             saved = read_meta(checkpoint_dir)
-            check_config(saved["config"], config, MAY_CHANGE)
+            check_config(completed(saved["config"]), completed(config), MAY_CHANGE)
             check_data_state(saved["data"], stream())
         if first:
             (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sdejax import denoiser, grids, prediction, processes, times, weights
+from sdejax import denoiser, energy, grids, losses, prediction, processes, times, weights
 from sdejax.nets.mlp import MLP
 from sdejax.nets.ncsn import NCSN
 from sdejax.nets.ncsnv2 import NCSNv2
@@ -71,6 +71,15 @@ SCALINGS: Table = {
 
 NETWORKS: Table = {"mlp": MLP, "unet": UNet, "ncsn": NCSN, "ncsnv2": NCSNv2}
 
+OBJECTIVES: Table = {  # -> what makes the loss of a batch, with the arguments of ``make_loss``
+    "denoising": lambda: losses.make_loss,
+    "implicit": losses.implicit,
+    "sliced": losses.sliced,
+    "sliced_vr": losses.sliced_vr,
+    "finite_difference": losses.finite_difference,
+    "second_order": losses.second_order,
+}
+
 # What a config chooses by name and options.
 TABLES: Mapping[str, Table] = {
     "sde": SDES,
@@ -80,6 +89,14 @@ TABLES: Mapping[str, Table] = {
     "scaling": SCALINGS,
     "weight": WEIGHTS,
     "times": DENSITIES,
+    "objective": OBJECTIVES,
+}
+
+# What a network's output is made into: itself, or the gradient of an energy.
+ENERGIES: Mapping[str, Callable[..., Any]] = {
+    "none": lambda apply_fn: apply_fn,
+    "inner": lambda apply_fn: energy.conservative(energy.inner(apply_fn)),
+    "distance": lambda apply_fn: energy.conservative(energy.distance(apply_fn)),
 }
 
 GRIDS: Mapping[str, grids.Grid] = {

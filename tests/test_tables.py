@@ -19,6 +19,7 @@ TABLES = {
     "conditioning": tables.CONDITIONINGS,
     "scaling": tables.SCALINGS,
     "network": tables.NETWORKS,
+    "objective": tables.OBJECTIVES,
 }
 ROWS = [(kind, name) for kind, table in TABLES.items() for name in table]
 

@@ -1,0 +1,52 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_config import get_config
+
+from sdejax.build import build_loss, build_model, init_params
+from sdejax.config import ADDED, change, completed, default_config, keys_of
+from sdejax.tables import component
+from sdejax.train.integrity import CheckpointError, check_config
+
+
+def earlier():
+    """A config as an earlier version wrote it."""
+    plain = json.loads(json.dumps(get_config().to_dict()))
+    for key in ADDED:
+        del plain[key]
+    return plain
+
+
+def test_a_run_of_an_earlier_version_goes_on():
+    """Its config means what the default does today, and differs where a new key is used."""
+    now = get_config().to_dict()
+    check_config(completed(earlier()), completed(now))
+    now["objective"] = component("objective", "sliced")
+    with pytest.raises(CheckpointError, match=r"objective.name: 'denoising' -> 'sliced'"):
+        check_config(completed(earlier()), completed(now))
+
+
+def test_a_config_of_an_earlier_version_builds_the_same_loss():
+    x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
+    batch, losses = {"x": x, "position": np.arange(64)}, []
+    for plain in (earlier(), get_config().to_dict()):
+        parts = build_model(plain, (2,), None)
+        params = init_params(jax.random.key(0), parts)
+        losses.append(build_loss(plain, parts)(params, jax.random.key(1), batch)[0])
+    np.testing.assert_array_equal(*losses)
+
+
+def test_what_was_added_are_keys_of_the_default_config():
+    plain = default_config().to_dict()
+    assert {key: plain[key] for key in ADDED} == ADDED
+    assert completed(plain) == plain
+
+
+def test_two_default_configs_share_nothing():
+    one, other = default_config(), default_config()
+    change(one, {"objective.name": "sliced", "energy": "inner"})
+    assert (other.objective.name, other.energy) == ("denoising", "none")
+    assert ADDED["objective"] == {"name": "denoising"}
+    assert {"objective.name", "energy"} <= set(keys_of(one))
