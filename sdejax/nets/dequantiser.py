@@ -58,9 +58,9 @@ class NoiseConditioner(nn.Module):
             make = conv if image else dense
             return make(features, scale=scale, dtype=self.dtype, name=name)(h)
 
-        inputs = (x, context, mask)
+        inputs = [x, context, mask]
         if not image:
-            inputs = tuple(each.reshape(each.shape[0], size) for each in inputs)
+            inputs = [each.reshape(each.shape[0], size) for each in inputs]
         h = layer(jnp.concatenate(inputs, axis=-1), self.features, "hidden_0")
         for i in range(1, self.depth):
             h = h + layer(nn.silu(h), self.features, f"hidden_{i}")
@@ -80,8 +80,8 @@ def noise_network(module: NoiseConditioner) -> Callable[..., tuple[Data, Data]]:
     """
 
     def apply(params: Params, x: Data, context: Data, mask: Data) -> tuple[Data, Data]:
-        shift, log_scale = module.apply({"params": params}, x[None], context[None], mask[None])
-        return shift[0], log_scale[0]
+        rows: Any = module.apply({"params": params}, x[None], context[None], mask[None])
+        return rows[0][0], rows[1][0]
 
     return apply
 
@@ -101,5 +101,5 @@ def init_noise_network(
         A tuple with one tree of parameters a layer.
     """
     x = jnp.zeros((1, *event_shape))
-    init = jax.jit(lambda key: module.init(key, x, x, x)["params"])
-    return tuple(init(each) for each in jax.random.split(key, layers))
+    init = jax.jit(module.init)
+    return tuple(init(each, x, x, x)["params"] for each in jax.random.split(key, layers))
