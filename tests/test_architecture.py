@@ -1,7 +1,6 @@
 """The rules of the house, read off the source with ``ast``: each complaint names file and fix.
 
-A rule is a function from parsed modules to complaints. It is run on the package, where it must find
-nothing, and on small sources that break it, where it must find something.
+A rule maps modules to complaints: none for the package, some for small sources that break it.
 """
 
 from __future__ import annotations
