@@ -6,7 +6,7 @@ import scipy.stats
 from oracles import PROCESSES
 from stats import assert_mean
 
-from sdejax import processes, times
+from sdejax import grids, processes, times
 from sdejax.sde import log_snr
 
 DENSITIES = {
@@ -203,3 +203,33 @@ def test_information_flattens_the_bound_of_gaussian_data(x64):
     np.testing.assert_allclose(np.exp(log_p), rate / total, rtol=1e-12)
     with pytest.raises(ValueError, match="sigma_data=0.0"):
         times.information(sde, 0.0)
+
+
+@pytest.mark.parametrize("num", [2, 10, 232, 1000])
+def test_levels_are_the_times_of_the_uniform_grid_equally_often(num):
+    sde = processes.ve(0.02, 9.6)
+    density = times.levels(sde, num)
+    u = (np.arange(4 * num) + 0.5) / (4 * num)
+    t = np.asarray(jax.vmap(density.quantile)(jnp.asarray(u, jnp.float32)))
+    found, counts = np.unique(t, return_counts=True)
+    np.testing.assert_array_equal(counts, 4)
+    np.testing.assert_allclose(found[::-1], grids.uniform(sde, num - 1), rtol=0, atol=1e-7)
+    sigma = np.asarray(jax.vmap(sde.sigma)(jnp.asarray(found)), float)
+    np.testing.assert_allclose(sigma[1:] / sigma[:-1], 480 ** (1 / (num - 1)), rtol=2e-4)
+
+
+def test_levels_stay_inside_at_the_ends_of_float32():
+    """The largest float32 below 1 times 1000 rounds to 1000, beyond the last level."""
+    sde = processes.vp()
+    quantile = times.levels(sde, 1000).quantile
+    ends = jax.vmap(quantile)(jnp.asarray([0.0, 1.0 - 2.0**-24], jnp.float32))
+    np.testing.assert_array_equal(ends, np.float32([sde.t_min, sde.t_max]))
+
+
+def test_levels_have_no_density_and_no_fewer_than_two():
+    sde = processes.vp()
+    sampling = times.importance(times.levels(sde, 10), times.uniform(sde))
+    with pytest.raises(ValueError, match="cannot be an importance sampler"):
+        sampling.factor(0.3)
+    with pytest.raises(ValueError, match="got num=1; expected at least 2"):
+        times.levels(sde, 1)

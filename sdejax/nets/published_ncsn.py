@@ -2,8 +2,9 @@
 
 A published name is a path through modules, and so is ours; each part has one translation. Stages
 and refine blocks are numbered from 1 there, refine blocks from the smallest image; the stage that
-"deepest" has over "deeper" is ``res31``. Convolutions are [out, in, height, width], and the table
-of a conditional normalisation is stored as here: gamma, alpha and beta side by side.
+"deepest" has over "deeper" is ``res31``, whose features ``refine31`` joins. Convolutions are [out,
+in, height, width], and the table of a conditional normalisation is stored as here: gamma, alpha and
+beta side by side.
 
 Reference: Song and Ermon 2019, arXiv:1907.05600; Song and Ermon 2020, arXiv:2006.09011;
 github.com/ermongroup/ncsn, github.com/ermongroup/ncsnv2.
@@ -45,7 +46,9 @@ NCSNV2_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-_NUMBERS = {4: "1 2 3 4", 5: "1 2 3 4 5", 6: "1 2 3 31 4 5"}  # of the stages, by their count
+# Numbers of the stages and of the refine blocks, in the order in which they run, by their count.
+_STAGES = {4: "1 2 3 4", 5: "1 2 3 4 5", 6: "1 2 3 31 4 5"}
+_REFINES = {4: "1 2 3 4", 5: "1 2 3 4 5", 6: "1 2 31 3 4 5"}
 _PARTS = {
     "conv_in": "begin_conv",
     "norm_out": "normalizer",
@@ -60,16 +63,12 @@ _PARTS = {
 }
 
 
-def _stage(index: str, stages: int) -> str:
-    return _NUMBERS[stages].split()[int(index)]
-
-
 def _part(part: str, stages: int) -> str:
     """A part of a path that holds numbers, in the published words."""
     if found := re.fullmatch(r"stage_(\d+)_(\d)", part):
-        return f"res{_stage(found[1], stages)}.{found[2]}"
+        return f"res{_STAGES[stages].split()[int(found[1])]}.{found[2]}"
     if found := re.fullmatch(r"refine_(\d+)", part):
-        return f"refine{_stage(str(stages - 1 - int(found[1])), stages)}"
+        return f"refine{_REFINES[stages].split()[stages - 1 - int(found[1])]}"
     if found := re.fullmatch(r"(conv|norm)_(\d)_(\d)", part):
         return f"{int(found[2]) + 1}_{int(found[3]) + 1}_{found[1]}"
     if found := re.fullmatch(r"(conv|norm)_(\d)", part):
@@ -100,10 +99,10 @@ def parameter_slots(net: NCSN | NCSNv2) -> dict[str, Slot]:
         ValueError: without ``out_channels``, or for a number of stages that was not published.
     """
     stages = len(net.ch_mult)
-    if net.out_channels is None or stages not in _NUMBERS:
+    if net.out_channels is None or stages not in _STAGES:
         raise ValueError(
             f"net: got out_channels={net.out_channels} and {stages} stages; expected a number of "
-            f"channels and one of {list(_NUMBERS)} stages, as published"
+            f"channels and one of {list(_STAGES)} stages, as published"
         )
     side = 2**stages
     x = jax.ShapeDtypeStruct((1, side, side, net.out_channels), jnp.float32)
