@@ -13,9 +13,11 @@ import optax
 
 from sdejax.config import change, completed, default_config, keys_of
 from sdejax.data.base import Dataset
+from sdejax.data.scaling import Scaling
 from sdejax.data.sources import load as load_data
 from sdejax.denoiser import Model, in_evaluation, init_linen, linen_functions, make_model
-from sdejax.losses import LossFn
+from sdejax.likelihood.quantisation import bin_width, quantisation
+from sdejax.losses import LossFn, dequantised
 from sdejax.sde import SDE
 from sdejax.tables import ENERGIES, look_up, make
 from sdejax.times import importance, objective, uniform
@@ -110,19 +112,26 @@ def init_params(key: Key, parts: Parts) -> Params:
     return init_linen(key, parts.network, parts.event_shape, cond)
 
 
-def build_loss(config: Mapping[str, Any], parts: Parts, *, training: bool = True) -> LossFn:
+def build_loss(
+    config: Mapping[str, Any],
+    parts: Parts,
+    *,
+    training: bool = True,
+    scaling: Scaling | None = None,
+) -> LossFn:
     """The loss of a config.
 
     Args:
         config: as ``default_config``.
         parts: from ``build_model``.
         training: with dropout and dropped labels; False for the loss on held-out data.
+        scaling: of the data, which ``config.data.dequantise`` needs: it is about stored integers.
 
     Returns:
         ``loss_fn(params, key, batch)``.
 
     Raises:
-        ValueError: for unknown names or options.
+        ValueError: for unknown names or options, or dequantisation of what are no integers.
     """
     config = completed(config)
     density = make("times", config["times"], parts.sde)
@@ -134,7 +143,7 @@ def build_loss(config: Mapping[str, Any], parts: Parts, *, training: bool = True
         raise ValueError(f"times_role: got {config['times_role']!r}; expected one of {list(roles)}")
     drops_labels = training and parts.num_classes is not None
     make_loss = make("objective", config["objective"])
-    return make_loss(
+    loss_fn = make_loss(
         parts.model if training else in_evaluation(parts.model),
         parts.sde,
         config["data"]["batch_size"],
@@ -143,6 +152,14 @@ def build_loss(config: Mapping[str, Any], parts: Parts, *, training: bool = True
         label_drop=config["label_drop"] if drops_labels else 0.0,
         null_label=parts.num_classes,
     )
+    if not config["data"]["dequantise"]:
+        return loss_fn
+    if scaling is None or scaling.levels is None:
+        raise ValueError(
+            "data.dequantise: got True for real-valued data; expected stored integers, whose bins "
+            "noise can fill; set it to False"
+        )
+    return dequantised(loss_fn, bin_width(quantisation(*scaling)))
 
 
 def build_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:

@@ -15,6 +15,7 @@ from sdejax.tables import component, near
 
 # Keys that configs of earlier versions lack, with what those versions did.
 ADDED: Mapping[str, Any] = {"objective": component("objective", "denoising"), "energy": "none"}
+ADDED_TO_DATA: Mapping[str, Any] = {"dequantise": False}
 
 
 def default_config() -> ConfigDict:
@@ -33,6 +34,8 @@ def default_config() -> ConfigDict:
     config.data.path = ""
     config.data.options = ConfigDict()  # keyword arguments of the source
     config.data.flip = False
+    # Spread integers over their bins, anew at each step: what a likelihood in bits is of.
+    config.data.dequantise = ADDED_TO_DATA["dequantise"]
     config.data.batch_size = 128  # over all devices and processes
 
     config.sde = component("sde", "edm")
@@ -96,7 +99,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A config with all keys, that compares equal where it means the same.
     """
-    return {**ADDED, **config}
+    return {**ADDED, **config, "data": {**ADDED_TO_DATA, **config["data"]}}
 
 
 def change(config: ConfigDict, values: Mapping[str, Any]) -> None:

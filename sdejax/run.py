@@ -83,7 +83,9 @@ def train(
     num_classes = train_data.num_classes or None
     parts = build_model(config, train_data.event_shape, num_classes, network=network, sde=sde)
     loss_fn, eval_loss_fn = (
-        _labels_as_asked(build_loss(config, parts, training=training), parts)
+        _labels_as_asked(
+            build_loss(config, parts, training=training, scaling=train_data.scaling), parts
+        )
         for training in (True, False)
     )
     tx, schedule = build_optimizer(config), build_schedule(config)

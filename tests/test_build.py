@@ -18,6 +18,8 @@ from sdejax.build import (
     init_params,
     keys_of,
 )
+from sdejax.data.scaling import Scaling, integers
+from sdejax.losses import dequantised
 from sdejax.nets.mlp import MLP
 from sdejax.processes import vp
 from sdejax.tables import PREDICTIONS, SDES, component
@@ -111,6 +113,21 @@ def test_labels_are_dropped_as_often_as_asked_for():
         ]
     assert not np.allclose(*seen[0.0])
     np.testing.assert_array_equal(*seen[1.0])
+
+
+def test_dequantised_data_are_spread_over_the_bins_of_their_scaling():
+    (plain, parts), (off, _) = built(data__dequantise=True), built()
+    params, batch, key = init_params(jax.random.key(0), parts), batch_of(), jax.random.key(1)
+    for scaling in (integers(17), integers(3)):
+        spread = dequantised(lambda params, key, batch: (batch["x"], {}), 1 / scaling.scale[0])
+        seen = batch | {"x": spread(None, key, batch)[0]}
+        losses = build_loss(plain, parts, scaling=scaling)(params, key, batch)[0]
+        np.testing.assert_allclose(losses, build_loss(off, parts)(params, key, seen)[0], rtol=1e-5)
+        without = build_loss(off, parts, scaling=scaling)(params, key, batch)[0]
+        assert np.all(np.asarray(losses) != np.asarray(without))
+    for scaling in (None, Scaling()):
+        with pytest.raises(ValueError, match=r"data\.dequantise: got True for real-valued data"):
+            build_loss(plain, parts, scaling=scaling)
 
 
 def test_change_sets_values_and_refuses_what_it_does_not_know():

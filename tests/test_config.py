@@ -6,7 +6,7 @@ import pytest
 from tiny_config import get_config
 
 from sdejax.build import build_loss, build_model, init_params
-from sdejax.config import ADDED, change, completed, default_config, keys_of
+from sdejax.config import ADDED, ADDED_TO_DATA, change, completed, default_config, keys_of
 from sdejax.tables import component
 from sdejax.train.integrity import CheckpointError, check_config
 
@@ -16,6 +16,8 @@ def earlier():
     plain = json.loads(json.dumps(get_config().to_dict()))
     for key in ADDED:
         del plain[key]
+    for key in ADDED_TO_DATA:
+        del plain["data"][key]
     return plain
 
 
@@ -41,6 +43,7 @@ def test_a_config_of_an_earlier_version_builds_the_same_loss():
 def test_what_was_added_are_keys_of_the_default_config():
     plain = default_config().to_dict()
     assert {key: plain[key] for key in ADDED} == ADDED
+    assert {key: plain["data"][key] for key in ADDED_TO_DATA} == ADDED_TO_DATA
     assert completed(plain) == plain
 
 

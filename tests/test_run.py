@@ -165,3 +165,24 @@ def test_another_thread_may_train_but_is_not_told_of_signals():
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_real_numbers_have_no_bins_to_be_spread_over(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.dequantise: got True for real-valued data"):
+        train(plain(data__dequantise=True), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_may_spread_integers_over_their_bins(tmp_path):
+    losses = {}
+    for dequantise in (False, True):
+        config = get_config("digits")
+        change(config, {
+            "data.dequantise": dequantise, "train.steps": 1, "train.eval_every": 1,
+            "train.log_every": 1, "train.sample_every": 0, "sample.steps": 1, "sample.num": 4,
+        })  # fmt: skip
+        workdir = tmp_path / str(dequantise)
+        train(config.to_dict(), workdir)
+        losses[dequantise] = [n["held_out_loss"] for n in lines(workdir) if "held_out_loss" in n]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.1)  # a bin is 1/8 of the half-range

@@ -2,6 +2,7 @@
 
 from sdejax.losses.contrastive import contrastive_loss
 from sdejax.losses.denoising import LossFn, denoising_loss, make_loss
+from sdejax.losses.dequantised import dequantised
 from sdejax.losses.high_order import high_order_loss, second_order_loss
 from sdejax.losses.matching import (
     MakeLoss,
@@ -35,6 +36,7 @@ __all__ = [
     "contrastive_loss",
     "denoising_loss",
     "denoising_score_loss",
+    "dequantised",
     "explicit_loss",
     "finite_difference",
     "finite_difference_energy_loss",
