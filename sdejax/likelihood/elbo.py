@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ def state_bound(
     return _report(parts, x, samples * (2 if divergence is None else 1))
 
 
-def systematic(key: Key, samples: int, dtype: jnp.dtype) -> Float[Array, " samples"]:
+def systematic(key: Key, samples: int, dtype: Any) -> Float[Array, " samples"]:
     """K increasing uniforms (k + u)/K, one in each K-th of [0, 1), that share one u.
 
     Args:
