@@ -32,7 +32,7 @@ FLOORS = (
     {"config"},
     {"build"},
     {"generate"},
-    {"results", "fewstep"},
+    {"results", "fewstep", "dequantiser"},
     {"run"},
     {"api"},
     {"cli"},
