@@ -19,10 +19,10 @@ from sdejax.build import (
     keys_of,
 )
 from sdejax.data.scaling import Scaling, integers
-from sdejax.losses import dequantised
+from sdejax.losses import dequantised, model_score
 from sdejax.nets.mlp import MLP
 from sdejax.processes import vp
-from sdejax.tables import PREDICTIONS, SDES, component
+from sdejax.tables import OBJECTIVES, PREDICTIONS, SDES, component
 
 
 def built(**changes):
@@ -98,6 +98,41 @@ def test_times_role_importance_keeps_the_objective_of_uniform_times():
         means[role] = losses.mean(), losses.std() / np.sqrt(len(losses))
     (a, da), (b, db) = means.values()
     assert abs(a - b) < 5 * np.hypot(da, db)
+
+
+OTHERS = [name for name in OBJECTIVES if name != "denoising"]
+ALSO = [n if n in ("sliced", "second_order") else pytest.param(n, marks=pytest.mark.slow)
+        for n in OTHERS]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALSO)
+def test_every_objective_of_a_config_trains_a_network(name):
+    """Finite losses and gradients of a flax network; the config says which, with its options."""
+    config = get_config()
+    config.objective = component("objective", name)
+    plain = config.to_dict()
+    parts = build_model(plain, (2,), None)
+    params, loss = init_params(jax.random.key(0), parts), build_loss(plain, parts)
+    batch = batch_of()
+    mean = jax.jit(jax.value_and_grad(lambda p: jnp.mean(loss(p, jax.random.key(1), batch)[0])))
+    value, gradient = mean(params)
+    assert bool(jnp.isfinite(value))
+    size = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient))
+    assert 0 < size < float("inf")
+
+
+@pytest.mark.parametrize("name", ["inner", "distance"])
+def test_an_energy_of_a_config_makes_a_conservative_score(name):
+    """The Jacobian of the score is symmetric; without the energy it is not."""
+    for energy, symmetric in ((name, True), ("none", False)):
+        _, parts = built(energy=energy)
+        params = init_params(jax.random.key(0), parts)
+        params["out"]["kernel"] += jax.random.normal(jax.random.key(1), (16, 2))
+        score = model_score(parts.model, params, parts.sde, 0.5)
+        jacobian = jax.jit(jax.jacfwd(score))(jnp.asarray([0.3, -0.8]))
+        assert bool(abs(jacobian[0, 1] - jacobian[1, 0]) < 1e-4) == symmetric
+    with pytest.raises(ValueError, match="energy: got 'potential'"):
+        built(energy="potential")
 
 
 def test_labels_are_dropped_as_often_as_asked_for():
