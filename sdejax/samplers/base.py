@@ -8,7 +8,7 @@ into rows of per-step coefficients, once and in float64; ``step`` goes from t to
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,15 @@ class Stats(NamedTuple):
     nfe: Int[Array, "*batch"]  # calls of the denoiser, rejected steps included
     result: Int[Array, "*batch"]  # SUCCESS, MAX_STEPS or NOT_FINITE
     saved: Any = None  # the states at ``save_at``, [*batch, len(save_at), *event]
+
+
+@runtime_checkable
+class Reported(Protocol):
+    """Any report with result codes."""
+
+    @property
+    def result(self) -> Any:
+        """SUCCESS, MAX_STEPS or NOT_FINITE, [*batch]."""
 
 
 class Sampler(NamedTuple):
@@ -253,11 +262,11 @@ def finite(x: Data) -> Int[Array, ""]:
     return jnp.where(jnp.all(jnp.isfinite(x)), SUCCESS, NOT_FINITE).astype(jnp.int32)
 
 
-def check(stats: Stats) -> None:
+def check(stats: Reported) -> None:
     """Raises on the host where any example of a solve did not succeed.
 
     Args:
-        stats: the report of one example or of a batch.
+        stats: the report of one example or of a batch: ``Stats`` or a ``Likelihood``.
 
     Raises:
         FloatingPointError: how many examples failed, the first of them, and what to do.
