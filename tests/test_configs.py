@@ -23,6 +23,8 @@ EXPECTED = {
     "cifar10_ncsnpp": ((32, 32, 3), 10, 62_758_915),
     "digits": ((8, 8, 1), 10, None),
     "fashion_mnist": ((28, 28, 1), 10, None),
+    "ncsn_digits": ((8, 8, 1), None, None),
+    "ncsnv2_digits": ((8, 8, 1), None, None),
     "toy": ((2,), None, None),
 }
 
