@@ -9,13 +9,15 @@ one evaluation and K cheap tangents. Every estimate here is a mean of m numbers:
 | Rademacher | v . J v, entries of v +-1 | 2 (|S|^2 - sum S_ii^2)/K |
 | Gaussian | v . J v, entries of v normal | 2 |S|^2/K |
 | orthogonal | d u . J u, u of a random frame | (1 - (K - 1)/(d - 1)) of one/K |
-| Hutch++ | tr Q^T J Q + g . (I - P) J (I - P) g | Rademacher's of (I - P) S (I - P) |
+| Hutch++ | tr Q^T J Q + n w . J w, w uniform off Q | 2n/(n + 2) (|R|^2 - (tr R)^2/n) 3/K |
 
-with S = (J + J^T)/2 and P = Q Q^T, Q spanning J on a third of the probes. Probes are drawn once
-per solve: one drawn at every evaluation makes the field a random one, which adaptive steps chase.
+with S = (J + J^T)/2, Q spanning J on a third of the probes, w of unit length, and R what S does on
+the n = d - K/3 dimensions off Q; c I has no variance. Probes are drawn once per solve: one drawn at
+every evaluation makes the field a random one, which adaptive steps chase.
 
 Reference: Hutchinson 1990; Grathwohl et al. 2018, arXiv:1810.01367, section 3.1 (one probe for a
-whole solve); Meyer et al. 2020, arXiv:2010.09649, algorithm 1 (Hutch++).
+whole solve); Meyer et al. 2020, arXiv:2010.09649, algorithm 1 (Hutch++); Epperly, Tropp and Webber
+2023, arXiv:2301.07825 (probes of one length off the range).
 """
 
 from __future__ import annotations
@@ -153,7 +155,8 @@ def hutchpp(probes: int) -> Divergence:
     """Hutch++: the trace on the range of J S exactly, that on its complement by Hutchinson.
 
     A third of the directions S are spent on the range Q, a third on tr Q^T J Q and a third on what
-    is left. It pays where J, less a multiple of the identity, has few large eigenvalues.
+    is left, whose probes have one length, so that a multiple of the identity costs nothing. It pays
+    where J, but for such a multiple, has few large eigenvalues.
 
     Args:
         probes: K >= 3, tangents an evaluation; rounded down to a multiple of 3.
@@ -164,7 +167,8 @@ def hutchpp(probes: int) -> Divergence:
     Raises:
         ValueError: for less than three probes; and when it draws, for thirds of more than d.
 
-    Reference: Meyer, Musco, Musco and Woodruff 2020, arXiv:2010.09649, algorithm 1.
+    Reference: Meyer, Musco, Musco and Woodruff 2020, arXiv:2010.09649, algorithm 1; Epperly, Tropp
+    and Webber 2023, arXiv:2301.07825.
     """
     _require_probes("hutchpp", probes, 3)
     third = probes // 3
@@ -175,10 +179,8 @@ def hutchpp(probes: int) -> Divergence:
                 f"hutchpp: got {probes} probes for {x.size} entries; expected at most "
                 f"{3 * x.size}; use exact"
             )
-        range_key, rest_key = jax.random.split(key)
-        shape = (third, x.size)
-        # Normal directions are never parallel, as two of few signs may be.
-        return gaussian(range_key, shape, x.dtype), rademacher(rest_key, shape, x.dtype)
+        # Normal directions are never parallel, as two of few signs may be, and uniform off a range.
+        return gaussian(key, (2, third, x.size), x.dtype)
 
     def traces(jvp: LinearMap, probes: Probes, x: Data) -> Estimates:
         def rows(directions):
@@ -188,7 +190,9 @@ def hutchpp(probes: int) -> Divergence:
         image = rows(basis.T)
         low = jnp.sum(basis.T * image)
         rest = probes[1] - (probes[1] @ basis) @ basis.T
-        return low + jnp.sum(rest * rows(rest), axis=1)
+        left = x.size - third
+        scale = left / jnp.sum(rest**2, axis=1) if left else 0.0
+        return low + scale * jnp.sum(rest * rows(rest), axis=1)
 
     return Divergence(draw, traces, _independent)
 

@@ -98,6 +98,11 @@ def test_hutchpp_is_exact_where_the_rank_is_a_third_of_its_probes(x64):
     np.testing.assert_allclose(found, np.trace(low), rtol=1e-9)
 
 
+def test_hutchpp_pays_nothing_for_a_multiple_of_the_identity(x64):
+    np.testing.assert_allclose(draws(hutchpp(3), 50, lambda x: -0.7 * x), -0.7 * 6, rtol=1e-12)
+    np.testing.assert_allclose(draws(hutchpp(18), 20), np.trace(A), rtol=1e-9)  # nothing is left
+
+
 def test_rademacher_probes_are_exact_on_diagonals(x64):
     diagonal = jnp.asarray(np.diag(A))
     np.testing.assert_allclose(draws(hutchinson(1), 20, lambda x: diagonal * x), np.trace(A))
