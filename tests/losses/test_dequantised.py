@@ -70,6 +70,18 @@ def test_noise_of_the_data_is_independent_of_the_noise_of_the_process():
     assert abs(np.corrcoef(np.asarray(u), np.asarray(losses))[0, 1]) < 5 / np.sqrt(n)
 
 
+def test_no_example_draws_from_a_key_that_an_objective_uses():
+    """Splits are folds of 0, 1, ...: a fold of the place alone would meet them there."""
+    n = 8
+    batch = {"x": jnp.zeros((n, 1)), "position": jnp.arange(n)}
+    noise = dequantised(lambda p, k, b: (b["x"], {}), 1.0)(None, KEY, batch)[0][:, 0] + 0.5
+    time_key, example_key = jax.random.split(KEY)
+    own = [jax.random.fold_in(example_key, i) for i in range(n)]
+    used = [KEY, time_key, example_key, *own, *(k for key in own for k in jax.random.split(key, 3))]
+    others = np.asarray([jax.random.uniform(key, (1,))[0] for key in used])
+    assert np.min(np.abs(np.asarray(noise)[:, None] - others)) > 1e-6
+
+
 def test_misuse_is_named():
     for width in (0.0, -1.0, np.nan, [1.0, np.inf], [[1.0]]):
         with pytest.raises(ValueError, match="expected positive numbers"):
