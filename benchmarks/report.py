@@ -17,7 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "torch", "diffusers", "k-diffusion")
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "diffrax", "torch", "torchdiffeq", "diffusers", "k-diffusion",
+    "flow_matching",
+)  # fmt: skip
 
 
 def provenance() -> str:

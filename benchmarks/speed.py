@@ -83,9 +83,9 @@ def _by_hand(side: Side) -> Side:
 
 
 class Worker:
-    """A pinned process that is asked over its pipe."""
+    """A pinned process that is asked over its pipe: ``benchmarks.MODULE_KIND``."""
 
-    def __init__(self, kind: str, core: int, clock: str = "wall") -> None:
+    def __init__(self, kind: str, core: int, clock: str = "wall", module: str = "worker") -> None:
         self.clock = clock
 
         def pin() -> None:
@@ -93,7 +93,7 @@ class Worker:
                 os.sched_setaffinity(0, {core})
 
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.worker_{kind}"],
+            [sys.executable, "-m", f"benchmarks.{module}_{kind}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -125,9 +125,9 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(core: int, clock: str) -> Iterator[dict[str, Worker]]:
+def workers(core: int, clock: str, module: str = "worker") -> Iterator[dict[str, Worker]]:
     """Both workers, on one core."""
-    made = {kind: Worker(kind, core, clock) for kind in ("jax", "torch")}
+    made = {kind: Worker(kind, core, clock, module) for kind in ("jax", "torch")}
     try:
         yield made
     finally:
@@ -135,7 +135,9 @@ def workers(core: int, clock: str) -> Iterator[dict[str, Worker]]:
             worker.close()
 
 
-def measure(pool: dict[str, Worker], figure: Figure, rounds: int, attempts: int = 3) -> dict:
+def measure(
+    pool: dict[str, Worker], figure: Figure, rounds: int, attempts: int = 3, best_of: int = 3
+) -> dict:
     """The median ratio of a figure with its interquartile range and the median seconds."""
     for side in (figure.top, figure.bottom):
         pool[side.worker].ask(side.job, 1)  # builds it
@@ -143,7 +145,7 @@ def measure(pool: dict[str, Worker], figure: Figure, rounds: int, attempts: int 
         pairs = []
         for i in range(rounds):
             order = (figure.top, figure.bottom) if i % 2 == 0 else (figure.bottom, figure.top)
-            seconds = {side: pool[side.worker].ask(side.job) for side in order}
+            seconds = {side: pool[side.worker].ask(side.job, best_of) for side in order}
             pairs.append((seconds[figure.top], seconds[figure.bottom]))
         ratios = [top / (figure.units * bottom) for top, bottom in pairs]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")

@@ -33,7 +33,7 @@ def problems(monkeypatch):
     return problems
 
 
-@pytest.mark.parametrize("script", ["accuracy", "speed"])
+@pytest.mark.parametrize("script", ["accuracy", "likelihood", "speed"])
 def test_help(script):
     assert f"benchmarks.{script}" in command(f"benchmarks.{script}", "--help")
 
@@ -76,3 +76,42 @@ def test_reference_is_the_flow_of_a_gaussian(problems):
     shrunk = (80.0 * z - made.means) @ basis * (stds / np.sqrt(stds**2 + 80.0**2))
     exact = made.means + shrunk @ basis.T
     np.testing.assert_allclose(problems.reference(made, z, 80.0), exact, atol=1e-8)
+
+
+@pytest.fixture
+def densities(problems):
+    from benchmarks import densities
+
+    return densities
+
+
+def test_likelihood_of_two_points(tmp_path):
+    command(
+        *("benchmarks.likelihood", "--parts", "accuracy", "errors", "--no-peers", "--points", "2"),
+        *("--problems", "G2", "--only", "flow, Tsit5, angle", "--examples", "4"),
+        *("--dimension", "16", "--out", str(tmp_path)),
+    )
+    data = json.loads((tmp_path / "likelihood.json").read_text())["data"]
+    rows = data["accuracy"]["rows"]
+    assert 1e-10 < rows[-1]["median"] < 1e-6 < rows[0]["median"] < 0.1
+    assert rows[0]["evaluations"] < rows[-1]["evaluations"] < 300
+    assert 0.1 < data["errors"]["rows"][0]["ratio"] < 10
+    assert "| sdejax: flow, Tsit5, angle |" in (tmp_path / "likelihood.md").read_text()
+    assert (tmp_path / "likelihood.png").stat().st_size > 0
+
+
+def test_density_of_the_model_of_a_gaussian(problems, densities):
+    """The prior of sigma = 3 pulled back through the map of each axis from sigma = 0.1."""
+    basis = np.linalg.qr(np.random.RandomState(0).randn(3, 3))[0]
+    stds, mean = np.array([0.1, 0.5, 2.0]), np.array([0.3, -1.0, 2.0])
+    made = problems.Problem("one", np.ones(1), mean[None], stds[None], basis[None])
+    x = densities.draw(made, 5, seed=1)
+    grown = np.sqrt((stds**2 + 3.0**2) / (stds**2 + 0.1**2))
+    latent = mean + (x - mean) @ basis * grown @ basis.T
+    exact = np.sum(-0.5 * (latent / 3.0) ** 2 - 0.5 * np.log(2 * np.pi * 9.0), 1)
+    exact += np.sum(np.log(grown))
+    found = densities.model_log_density(made, x, (1.0, 0.1), (1.0, 3.0))
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+    # The state at alpha = 1/2 is the same up to its scale: only log-volume changes.
+    half = densities.model_log_density(made, 0.5 * x, (0.5, 0.05), (0.5, 1.5))
+    np.testing.assert_allclose(half, exact + 3 * np.log(2.0), atol=1e-9)
