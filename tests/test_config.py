@@ -7,8 +7,11 @@ from tiny_config import get_config
 
 from sdejax.build import build_loss, build_model, init_params
 from sdejax.config import ADDED, ADDED_TO_DATA, change, completed, default_config, keys_of
+from sdejax.losses import make_loss
 from sdejax.tables import component
+from sdejax.times import log_normal_sigma, objective
 from sdejax.train.integrity import CheckpointError, check_config
+from sdejax.weights import edm
 
 
 def earlier():
@@ -30,14 +33,18 @@ def test_a_run_of_an_earlier_version_goes_on():
         check_config(completed(earlier()), completed(now))
 
 
-def test_a_config_of_an_earlier_version_builds_the_same_loss():
+def test_a_config_of_an_earlier_version_builds_the_denoising_loss():
+    """As does the default: bit for bit what ``make_loss`` gives."""
     x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
-    batch, losses = {"x": x, "position": np.arange(64)}, []
+    batch, found = {"x": x, "position": np.arange(64)}, []
     for plain in (earlier(), get_config().to_dict()):
         parts = build_model(plain, (2,), None)
         params = init_params(jax.random.key(0), parts)
-        losses.append(build_loss(plain, parts)(params, jax.random.key(1), batch)[0])
-    np.testing.assert_array_equal(*losses)
+        found.append(build_loss(plain, parts)(params, jax.random.key(1), batch)[0])
+    sampling = objective(log_normal_sigma(parts.sde))
+    loss = make_loss(parts.model, parts.sde, 64, times=sampling, weight=edm())
+    for losses in found:
+        np.testing.assert_array_equal(losses, loss(params, jax.random.key(1), batch)[0])
 
 
 def test_what_was_added_are_keys_of_the_default_config():
