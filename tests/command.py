@@ -1,8 +1,11 @@
-"""``sdejax train`` on the tiny config, and compiling for it once, for the tests of the commands."""
+"""The commands on the tiny config, compiled once, for the tests of the commands."""
 
+import json
+import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -38,3 +41,51 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+def sample(workdir, out, *more):
+    main(["sample", "--workdir", str(workdir), "--out", str(out), *more])
+    with np.load(out) as found:
+        return found["x"], found["nfe"]
+
+
+def fails(capsys, *arguments, code=1):
+    """The message of a command that fails: one, on stderr, without a traceback."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.count("sdejax: error: ") == 1
+    return error.split("sdejax: error: ")[1]
+
+
+def refused(capsys, workdir, *more, config=CONFIG):
+    return fails(capsys, "train", "--config", config, "--workdir", workdir, *more)
+
+
+def logged(workdir, name):
+    with (workdir / "metrics.jsonl").open() as lines:
+        return [line["step"] for line in map(json.loads, lines) if name in line]
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """A finished run of the unconditional model."""
+    workdir = tmp_path_factory.mktemp("points")
+    train(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A finished run of the conditional model."""
+    workdir = tmp_path_factory.mktemp("digits")
+    train(workdir, "--config.train.steps=2", config=f"{CONFIG}:digits")
+    return workdir
+
+
+@pytest.fixture
+def copied(points, tmp_path):
+    return Path(shutil.copytree(points, tmp_path / "copy"))
