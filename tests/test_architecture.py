@@ -42,9 +42,10 @@ FLOORS = (
 # A tower stands beside the floors: it imports what is listed here, and itself.
 TOWERS = {"nets": {"types"}}
 # Libraries that only these modules (or packages) import.
+SOLVING = ("diffeq", "diffeq_sde", "brownian", "fitting", "solvers", "adaptive")
 KEPT_IN = {
     "diffrax": {"dynamics", "likelihood", "flows.continuous"}
-    | {f"samplers.{n}" for n in "diffeq diffeq_sde brownian fitting solvers adaptive".split()},
+    | {f"samplers.{n}" for n in SOLVING},
     "flax": {"nets", "denoiser", "train"},
     "orbax": {"train.checkpoint"},
     "grain": {"data"},
