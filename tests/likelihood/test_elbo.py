@@ -141,6 +141,7 @@ def test_the_report_s_standard_error_is_the_spread(name):
     assert 0.9 < mean_square / np.std(bound.log_p) < 1.1
 
 
+@pytest.mark.slow
 def test_what_times_save(x64):
     """Variance per call on d16, uniform independent times being 1.
 
