@@ -34,7 +34,7 @@ from sdejax.prediction import Denoiser
 
 SDE = processes.rectified_flow()
 PROBLEM = cloud("D16", 16)
-TIGHT = 1e-10
+TIGHT = 1e-9
 DIVERGENCES: dict[str, Divergence] = {
     "exact": divergence.exact(),
     **{str(k): divergence.hutchinson(k) for k in (1, 4, 8)},
@@ -101,10 +101,10 @@ def _precision(dtype: Any) -> contextlib.AbstractContextManager:
     return jax.enable_x64(dtype == jnp.float64)
 
 
-def _solve(case: str, trace: str, dtype: Any) -> Callable[[float], Any]:
+def _solve(case: str, trace: str, dtype: Any, points: int) -> Callable[[float], Any]:
     """tolerance -> the report of the batch."""
     with _precision(dtype):
-        x, denoiser = jnp.asarray(what.data(), dtype), _denoiser(case, dtype)
+        x, denoiser = jnp.asarray(what.data(points), dtype), _denoiser(case, dtype)
         keys = jax.random.split(jax.random.key(0), len(x))
 
         def one(key, x, tolerance):
@@ -123,7 +123,7 @@ def _solve(case: str, trace: str, dtype: Any) -> Callable[[float], Any]:
 
 def timed(case: str, trace: str, tolerance: float) -> Callable[[], Any]:
     """One likelihood of the batch."""
-    run = _kept(case, trace, jnp.float64 if case == "D16" else jnp.float32)
+    run = _kept(case, trace, jnp.float64 if case == "D16" else jnp.float32, what.BATCH)
     return lambda: run(tolerance)
 
 
@@ -139,7 +139,7 @@ def _kept(*names: Any) -> Callable[[float], Any]:
 
 def accuracy(case: str) -> list[dict[str, Any]]:
     """Errors of the exact trace at all tolerances, in float64, and what the batch executed."""
-    run = _kept(case, "exact", jnp.float64)
+    run = _kept(case, "exact", jnp.float64, what.looked_at(case))
     if case == "D16":
         exact = model_log_density(PROBLEM, what.data(), (1.0 - SDE.t_min, SDE.t_min), (0.0, 1.0))
     else:

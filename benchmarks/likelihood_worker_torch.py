@@ -59,10 +59,12 @@ def _denoiser(case: str, dtype: torch.dtype) -> peers.Field:
     return field
 
 
-def _run(library: str, case: str, trace: str, dtype: torch.dtype) -> Callable[[float], Any]:
+def _run(
+    library: str, case: str, trace: str, dtype: torch.dtype, points: int = what.BATCH
+) -> Callable[[float], Any]:
     """tolerance -> log p of the batch and the calls; of k-diffusion always the same probe."""
     torch.set_default_dtype(dtype)
-    x = torch.tensor(what.data(), dtype=dtype)
+    x = torch.tensor(what.data(points), dtype=dtype)
     field = (_velocity if library == "flow_matching" else _denoiser)(case, dtype)
 
     def run(tolerance):
@@ -94,7 +96,7 @@ def accuracy(library: str, case: str) -> list[dict[str, Any]]:
     flow_matching has the exact trace; k-diffusion's one probe is held fixed, against its own solve
     to a tight tolerance with that probe.
     """
-    run = _run(library, case, "exact", torch.float64)
+    run = _run(library, case, "exact", torch.float64, what.looked_at(case))
     if (library, case) == ("flow_matching", "D16"):
         exact = model_log_density(PROBLEM, what.data(), *peers.LEVELS[library])
     else:
