@@ -33,7 +33,9 @@ FLOORS = (
     {"build"},
     {"generate"},
     {"results", "fewstep", "dequantiser"},
-    {"run"},
+    {"run", "evaluator"},
+    {"evaluate"},
+    {"trained"},
     {"api"},
     {"commands"},
     {"cli"},
@@ -44,8 +46,7 @@ TOWERS = {"nets": {"types"}}
 # Libraries that only these modules (or packages) import.
 SOLVING = ("diffeq", "diffeq_sde", "brownian", "fitting", "solvers", "adaptive")
 KEPT_IN = {
-    "diffrax": {"dynamics", "likelihood", "flows.continuous"}
-    | {f"samplers.{n}" for n in SOLVING},
+    "diffrax": {"dynamics", "likelihood", "flows.continuous"} | {f"samplers.{n}" for n in SOLVING},
     "flax": {"nets", "denoiser", "train"},
     "orbax": {"train.checkpoint"},
     "grain": {"data"},
@@ -257,9 +258,7 @@ def test_a_breach_is_found(tmp_path, rule, files, complaint):
 
 def test_what_the_rules_allow(tmp_path):
     (tmp_path / "sdejax" / "train").mkdir(parents=True)
-    source = (
-        "'''M.'''\nimport flax\nimport PIL.Image\nfrom sdejax import sde\nfrom .base import x\n"
-    )
+    source = "'''M.'''\nimport flax, PIL.Image\nfrom sdejax import sde\nfrom .base import x\n"
     (tmp_path / "sdejax" / "train" / "step.py").write_text(
         source + "def _f(sde): return type(sde).__name__\n"
     )
