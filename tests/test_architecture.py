@@ -32,7 +32,7 @@ FLOORS = (
     {"config"},
     {"build"},
     {"generate"},
-    {"results", "fewstep", "dequantiser"},
+    {"results", "fewstep", "diagnose", "dequantiser"},
     {"run", "evaluator"},
     {"evaluate"},
     {"trained"},

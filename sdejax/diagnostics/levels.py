@@ -155,12 +155,14 @@ def root(square: Mean) -> Mean:
     Returns:
         Roots and standard errors [m].
     """
-    value = jnp.sqrt(jnp.maximum(square.value, 0.0))
-    positive = value > 0
-    slope = 0.5 / jnp.where(positive, value, 1.0)
+    positive = square.value > 0
+    value = jnp.sqrt(jnp.where(positive, square.value, 1.0))
     # Around 0 the root is not linear: what it could be is the root of the error.
-    error = jnp.where(positive, slope * square.error, jnp.sqrt(square.error))
-    return Mean(value, error)
+    chance = jnp.sqrt(jnp.where(square.error > 0, square.error, 1.0))
+    error = jnp.where(
+        square.error > 0, jnp.where(positive, 0.5 * square.error / value, chance), 0.0
+    )
+    return Mean(jnp.where(positive, value, 0.0), error)
 
 
 def _standard_error(values: Numbers) -> Levels:
