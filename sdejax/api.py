@@ -8,157 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Int
 
-from sdejax import fewstep
-from sdejax.build import Parts, build_model, change, default_config
+from sdejax.build import change, default_config
 from sdejax.data.base import Dataset, hold_out
-from sdejax.data.scaling import Scaling, apply, invert, standardise
-from sdejax.results import generator_of, transform_of
+from sdejax.data.scaling import apply, standardise
 from sdejax.run import train
-from sdejax.samplers.base import Stats
-from sdejax.samplers.learned import Solver
 from sdejax.sde import SDE
 from sdejax.tables import TABLES, component
-from sdejax.train.catalog import read_meta
-from sdejax.train.checkpoint import restore_params
 from sdejax.train.loop import host_params
-from sdejax.types import Params
+from sdejax.trained import Trained, load
 
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A trained model: parts, parameters and the scaling of its data.
-
-    Attributes:
-        parts: process, network and shape of an example.
-        params: parameters, the moving average unless raw ones were asked for.
-        scaling: between the data's own values and the network's.
-        config: what it was trained with.
-        step: after how many steps.
-    """
-
-    parts: Parts
-    params: Params
-    scaling: Scaling
-    config: Mapping[str, Any]
-    step: int
-    _generators: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
-
-    def sample(
-        self,
-        num: int,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        grid: str | None = None,
-        solver: Solver | None = None,
-        threshold: float | None = None,
-        seed: int = 0,
-        labels: int | Int[np.ndarray, " n"] | None = None,
-        progress: bool = False,
-    ) -> tuple[Float32[np.ndarray, "n *event"], Stats]:
-        """Draws samples.
-
-        Args:
-            num: how many.
-            sampler: one of ``sdejax.samplers.names()``; by default as configured.
-            steps: number of steps; by default as configured for the configured sampler, and
-                another sampler's own.
-            grid: a row of ``sdejax.tables.GRIDS``; by default as configured.
-            solver: a learned solver (``fit_solver``), in place of sampler, steps and grid.
-            threshold: quantile of dynamic thresholding, 0 for none; by default as configured.
-            seed: sample i depends on it and on i alone.
-            labels: one class for all, or [num]; by default each class in turn.
-            progress: show a bar.
-
-        Returns:
-            Samples in the data's own values, [num, *event], and ``Stats`` of [num].
-
-        Raises:
-            ValueError: for an unknown sampler or grid, or labels the model does not have.
-            FloatingPointError: where a solve fails.
-        """
-        wanted = dict(self.config["sample"])
-        other = sampler is not None and sampler != wanted["sampler"]
-        wanted["sampler"] = sampler or wanted["sampler"]
-        wanted["steps"] = steps if steps is not None else (0 if other else wanted["steps"])
-        wanted["grid"] = grid or wanted["grid"]
-        wanted["threshold"] = wanted["threshold"] if threshold is None else threshold
-        if labels is not None:
-            labels = np.broadcast_to(np.asarray(labels, np.int32), (num,))
-        # A generator is kept, so that asking again compiles nothing; it keeps its solver alive.
-        names = ("sampler", "steps", "grid", "threshold")
-        chosen = (*(wanted[name] for name in names), id(solver))
-        if chosen not in self._generators:
-            self._generators[chosen] = generator_of(
-                {**self.config, "sample": wanted}, self.parts, self.scaling, solver
-            )
-        x, stats = self._generators[chosen](self.params, num, seed, labels, progress)
-        return invert(self.scaling, x), stats
-
-    def fit_solver(
-        self, evaluations: int, **options: Any
-    ) -> tuple[Solver, Float[Array, " checks"]]:
-        """A solver of few evaluations fitted to this model.
-
-        Args:
-            evaluations: N, of the network per sample.
-            **options: of ``sdejax.fewstep.fit``: pairs, iterations, batch, seed, progress.
-
-        Returns:
-            The solver, for ``sample(solver=...)`` and ``samplers.save_solver``, and its losses on
-            the held-out pairs [checks], the first before the fit.
-        """
-        transform = transform_of(self.config, self.scaling)
-        return fewstep.fit(self.parts, self.params, evaluations, transform=transform, **options)
-
-
-def load(
-    workdir: str | Path,
-    *,
-    step: int | None = None,
-    raw: bool = False,
-    network: Any = None,
-    sde: SDE | None = None,
-) -> Trained:
-    """The model of a workdir.
-
-    Args:
-        workdir: the folder of a run.
-        step: of which checkpoint, by default the newest.
-        raw: the parameters being trained instead of their moving average.
-        network: the flax module, where the run was trained with one of your own.
-        sde: the process, where the run was trained with one of your own.
-
-    Returns:
-        The model, on the host.
-
-    Raises:
-        CheckpointError: where there is no checkpoint or it is damaged.
-        ValueError: where a network or process of your own is needed and was not given.
-    """
-    directory = Path(workdir) / "checkpoints"
-    meta = read_meta(directory, step)
-    config = meta["config"]
-    parts = build_model(
-        config, tuple(meta["event_shape"]), meta["num_classes"], network=network, sde=sde
-    )
-    params = restore_params(directory, step, which="params" if raw else "ema_params")
-    return Trained(
-        parts,
-        params,
-        Scaling.from_json(meta["data"]["scaling"]),
-        config,
-        meta["data"]["next_step"],
-    )
+__all__ = ["Trained", "fit", "load"]
 
 
 def fit(

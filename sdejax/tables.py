@@ -53,6 +53,7 @@ DENSITIES: Table = {  # of a process
     "log_normal_sigma": times.log_normal_sigma,
     "logit_normal": times.logit_normal,
     "uniform_log_snr": times.uniform_log_snr,
+    "information": times.information,
     "levels": times.levels,
 }
 

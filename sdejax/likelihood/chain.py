@@ -32,7 +32,8 @@ from jaxtyping import Array, Float, Int
 
 from sdejax.grids import require_decreasing
 from sdejax.likelihood.decoders import Decoder, gaussian
-from sdejax.likelihood.elbo import bits_per_dim, successive_error, systematic
+from sdejax.likelihood.elbo import successive_error, systematic
+from sdejax.likelihood.quantisation import bits_per_dim
 from sdejax.likelihood.terms import coefficients_as, pair_error, prior_term
 from sdejax.prediction import Denoiser
 from sdejax.sde import SDE, Coefficients, coefficients, perturb

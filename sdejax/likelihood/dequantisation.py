@@ -181,6 +181,37 @@ def discrete_bound(
     Reference: Burda et al. 2016, arXiv:1509.00519, section 3; Hoogeboom et al. 2020,
     arXiv:2001.11235.
     """
+    bound, _ = discrete_report(
+        key, lambda key, y: (log_density_fn(key, y), ()), q, k, dequantiser=dequantiser,
+        params=params, samples=samples, chunk=chunk,
+    )  # fmt: skip
+    return bound
+
+
+def discrete_report(
+    key: Key,
+    density_fn: Callable[[Key, Data], tuple[Scalar, Any]],
+    q: Quantisation,
+    k: Levels,
+    *,
+    dequantiser: Dequantiser | None = None,
+    params: Params = None,
+    samples: int = 1,
+    chunk: int | None = None,
+) -> tuple[DiscreteBound, Any]:
+    """``discrete_bound`` by a density that has more to say than its value.
+
+    Args:
+        key: the example's key.
+        density_fn: (key, y) -> log p(y) in nats, and anything else.
+        q, k, dequantiser, params, samples, chunk: as of ``discrete_bound``.
+
+    Returns:
+        The bound, and what else was said, with leaves [K, ...].
+
+    Raises:
+        ValueError: for K or a chunk below 1.
+    """
     if samples < 1 or (chunk is not None and chunk < 1):
         raise ValueError(
             f"discrete_bound: got samples={samples}, chunk={chunk}; expected at least 1"
@@ -191,13 +222,13 @@ def discrete_bound(
         noise_key, density_key = jax.random.split(jax.random.fold_in(key, index))
         u, log_q = draw(params, noise_key, k)
         y = to_continuous(q, k, u)
-        return log_density_fn(density_key, y) + log_det(q, k.shape, y.dtype) - log_q
+        log_p, more = density_fn(density_key, y)
+        return log_p + log_det(q, k.shape, y.dtype) - log_q, more
 
     index = jnp.arange(samples)
-    whole = chunk is None or chunk >= samples
-    if whole:
-        weights = jax.vmap(log_weight)(index)
+    if chunk is None or chunk >= samples:
+        weights, more = jax.vmap(log_weight)(index)
     else:
-        weights = jax.lax.map(log_weight, index, batch_size=chunk)
+        weights, more = jax.lax.map(log_weight, index, batch_size=chunk)
     log_p = jax.nn.logsumexp(weights) - math.log(samples)
-    return DiscreteBound(log_p, bits_per_dim(log_p, max(k.size, 1)), weights)
+    return DiscreteBound(log_p, bits_per_dim(log_p, max(k.size, 1)), weights), more

@@ -37,6 +37,7 @@ from jaxtyping import Array, Float, Int
 from sdejax import times as densities
 from sdejax.divergence import Divergence
 from sdejax.likelihood.decoders import Decoder, gaussian
+from sdejax.likelihood.quantisation import bits_per_dim
 from sdejax.likelihood.terms import (
     LogDensity,
     coefficients_as,
@@ -242,19 +243,6 @@ def _report(parts: tuple[Array, Array, Array], x: Data, calls: int) -> Bound:
         reconstruction,
         jnp.asarray(calls, jnp.int32),
     )
-
-
-def bits_per_dim(log_p: Scalar, size: int) -> Scalar:
-    """``-log_p / (size log 2)``: nats of one example as bits for each of its entries.
-
-    Args:
-        log_p: nats, [].
-        size: entries of the example.
-
-    Returns:
-        Bits per dimension, [].
-    """
-    return -log_p / (size * math.log(2.0))
 
 
 def _require_samples(name: str, samples: int) -> None:

@@ -20,7 +20,7 @@ def test_a_run_is_diagnosed(digits, tmp_path, capsys):
     main(["diagnose", "--workdir", digits, "--out", str(tmp_path / "deep" / "d.npz"), *args])
     printed = capsys.readouterr().out
     assert "slope (1)" in printed
-    assert "20 examples, averaged weights of step 6" in printed
+    assert "20 examples, averaged weights of step 2" in printed
     with np.load(tmp_path / "deep" / "d.npz") as found:
         assert found["calibration.slope.value"].shape == (3,)
         assert f"{found['residual.scaled.value'][1]:.3g} +-" in printed
