@@ -13,6 +13,7 @@ from sdejax import viz
 from sdejax.api import load
 from sdejax.build import build_data
 from sdejax.diagnose import examine, table
+from sdejax.likelihood.quantisation import bin_width, quantisation
 from sdejax.results import rows_of
 
 Commands = Any  # what ``ArgumentParser.add_subparsers`` gives
@@ -67,9 +68,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out: got {str(args.out)!r}; expected a name that ends in .png or .npz")
     model = load(args.workdir, step=args.step, raw=args.raw)
     rows = rows_of(build_data(model.config)[1], args.num)
+    x = rows["x"]
+    if model.config["data"].get("dequantise"):  # as in training: integers spread over their bins
+        width = bin_width(quantisation(*model.scaling)).astype(x.dtype)
+        x = x + width * (np.random.default_rng(args.seed).random(x.shape, x.dtype) - 0.5)
     conditional = model.parts.num_classes is not None
     found = examine(
-        model.parts, model.params, rows["x"], rows["label"] if conditional else None,
+        model.parts, model.params, x, rows["label"] if conditional else None,
         levels=args.levels, probes=args.probes, chunk=args.chunk, seed=args.seed,
     )  # fmt: skip
     print(table(found))
@@ -80,4 +85,4 @@ def run(args: argparse.Namespace) -> None:
     else:
         viz.save_figure(viz.plot_diagnostics(found, title=f"{args.workdir}"), args.out)
     weights = "raw" if args.raw else "averaged"
-    print(f"{args.out}: {len(rows['x'])} examples, {weights} weights of step {model.step}")
+    print(f"{args.out}: {len(x)} examples, {weights} weights of step {model.step}")

@@ -187,7 +187,7 @@ def _slope(axes: Axes, found: Calibration) -> None:
     axes.axhline(1.0, ls="--", color=_IDEAL)
     # Where hardly any noise is known the slope is anything: its bars may leave the picture.
     value, error = (np.asarray(part, np.float64) for part in found.slope)
-    known = error < 0.1
+    known = error < 0.1 * np.maximum(np.abs(value), 1.0)
     ends = np.concatenate([[0.8, 1.2], (value - 3 * error)[known], (value + 3 * error)[known]])
     axes.set_ylim(ends.min(), ends.max())
     axes.set(ylabel="slope of $\\epsilon$ on $\\hat\\epsilon$ (ideal: 1)", title="calibration")
