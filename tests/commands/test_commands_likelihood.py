@@ -84,7 +84,7 @@ def test_misuse_is_named(points, digits, tmp_path, capsys):
         ("--tol=0",): "tolerance: got 0",
         ("--samples=2", "--trace=exact"): "real numbers",
         ("--samples=2",): "is no bound",
-        ("--dequantiser=nowhere.npz",): "real-valued data",
+        ("--dequantiser=nowhere.npz",): "nowhere.npz",
         ("--t-min=5000",): "t_min: got 5000",
         ("--chunk=0",): "--chunk: got 0",
         ("--out=x.png",): "ends in .npz",
