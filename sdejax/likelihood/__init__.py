@@ -18,6 +18,7 @@ from sdejax.likelihood.flow import Flow
 from sdejax.likelihood.make import make_log_likelihood
 from sdejax.likelihood.ode import Likelihood, log_likelihood, sample_and_log_prob
 from sdejax.likelihood.quantisation import Quantisation, quantisation, require_levels
+from sdejax.likelihood.reversible import Reversible
 
 __all__ = [
     "Bound",
@@ -27,6 +28,7 @@ __all__ = [
     "Flow",
     "Likelihood",
     "Quantisation",
+    "Reversible",
     "as_is",
     "chain_bound",
     "data_bound",

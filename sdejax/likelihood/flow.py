@@ -11,6 +11,7 @@ once for each of the m numbers of a divergence, per entry of x, and its error co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -23,6 +24,8 @@ from sdejax import grids
 from sdejax.coordinates import Coordinates, require_ends
 from sdejax.divergence import Divergence, Probes, exact, hutchinson
 from sdejax.dynamics import ode_term
+from sdejax.likelihood import reversible
+from sdejax.likelihood.reversible import Field, Reversible
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import MAX_STEPS, NOT_FINITE, SUCCESS, finite, in_float64
 from sdejax.samplers.solvers import evaluations
@@ -47,7 +50,9 @@ class Flow(NamedTuple):
         sigma_data: standard deviation of the data, whose Gaussian is integrated in closed form. It
             changes costs and errors, not what is computed.
         max_steps: most steps, rejected ones included.
-        adjoint: how diffrax differentiates the solve, by default by recursive checkpoints.
+        adjoint: how the solve is differentiated: by diffrax's recursive checkpoints (the default),
+            its ``BacksolveAdjoint()`` (not by ts or fields of the process), or ``Reversible()``, a
+            scheme of its own that needs ts; memory of the last two does not grow with the steps.
     """
 
     divergence: Divergence | None = None
@@ -57,7 +62,7 @@ class Flow(NamedTuple):
     coordinates: Coordinates | None = None
     sigma_data: float = 0.5
     max_steps: int = 4096
-    adjoint: dfx.AbstractAdjoint | None = None
+    adjoint: dfx.AbstractAdjoint | Reversible | None = None
 
 
 class Solved(NamedTuple):
@@ -101,7 +106,6 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
             or coordinates that are not finite at an end.
     """
     _require(flow, sde, x)
-    solver = flow.solver or dfx.Tsit5()
     divergence = divergence_of(flow, x.size)
     ends = jnp.stack([jnp.asarray(t, x.dtype) for t in (sde.t_max, sde.t_min)])
     times = ends if flow.ts is None else jnp.asarray(flow.ts, x.dtype)
@@ -113,15 +117,33 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
     def rate(u, state):
         return _rate(flow, sde, denoiser, probes, u, state[0])
 
-    # What the field closes over becomes arguments, through which every adjoint differentiates.
     state = (start, jnp.zeros((m,), x.dtype))
-    field, closed = jax.closure_convert(rate, way.us[0], state)
-    whole = jnp.abs(way.us[-1] - way.us[0])
+    adjoint = flow.adjoint or dfx.RecursiveCheckpointAdjoint()
+    integrate = _reversibly if isinstance(adjoint, Reversible) else _by_diffrax
+    field, args = _closed(rate, way.us[0], state)
+    (y, volume), nfe, code = integrate(flow, adjoint, field, args, way, state)
+    growth = x.size * (way.growth + volume)
+    return Solved(
+        way.scales[1] * y,
+        -growth if backward else growth,
+        jnp.asarray(nfe, jnp.int32),
+        jnp.maximum(code, finite(jnp.append(y, volume))),
+    )
+
+
+def _by_diffrax(flow: Flow, adjoint: Any, field: Field, args: tuple, way: _Way, state: Any):
+    """The end state, evaluations and result code of a solve by diffrax."""
+    solver, fixed = _solver(flow), flow.ts is not None
+    if fixed and isinstance(adjoint, dfx.BacksolveAdjoint):  # its way back has to be told
+        back = {"stepsize_controller": dfx.StepTo(way.us[::-1])}
+        adjoint = dfx.BacksolveAdjoint(**{**back, **adjoint.kwargs})
     adaptive = dfx.PIDController(
-        rtol=flow.tolerance, atol=flow.tolerance, norm=_norm, dtmin=SHORTEST * whole,
+        rtol=flow.tolerance,
+        atol=flow.tolerance,
+        norm=_norm,
+        dtmin=SHORTEST * jnp.abs(way.us[-1] - way.us[0]),
         force_dtmin=False,
-    )  # fmt: skip
-    fixed = flow.ts is not None
+    )
     solution = dfx.diffeqsolve(
         dfx.ODETerm(lambda u, state, args: field(u, state, *args)),
         solver,
@@ -129,22 +151,42 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
         way.us[-1],
         None if fixed else way.first,
         state,
-        args=tuple(closed),
+        args=args,
         stepsize_controller=dfx.StepTo(way.us) if fixed else adaptive,
-        max_steps=times.shape[0] - 1 if fixed else flow.max_steps,
-        adjoint=flow.adjoint or dfx.RecursiveCheckpointAdjoint(),
+        max_steps=way.us.shape[0] - 1 if fixed else flow.max_steps,
+        adjoint=adjoint,
         throw=False,
     )
-    y, volume = (leaf[0] for leaf in solution.ys)
-    growth = x.size * (way.growth + volume)
     per_step, at_start = evaluations(solver)
-    nfe = jnp.asarray(per_step * solution.stats["num_steps"] + at_start, jnp.int32)
-    return Solved(
-        way.scales[1] * y,
-        -growth if backward else growth,
-        nfe,
-        jnp.maximum(_code(solution.result), finite(jnp.append(y, volume))),
-    )
+    nfe = per_step * solution.stats["num_steps"] + at_start
+    return tuple(leaf[0] for leaf in solution.ys), nfe, _code(solution.result)
+
+
+def _reversibly(flow: Flow, adjoint: Any, field: Field, args: tuple, way: _Way, state: Any):
+    """The same by the reversible scheme."""
+    solver = _solver(flow)
+    end = reversible.integrate(adjoint, solver, field, way.us, state, args)
+    return end, reversible.calls(solver) * (way.us.shape[0] - 1), SUCCESS
+
+
+def _closed(fn: Callable[..., Any], *examples: Any) -> tuple[Field, tuple[Array, ...]]:
+    """A function that closes over no tracer, and its further arguments, of any dtype.
+
+    Every adjoint differentiates through arguments alone; ``jax.closure_convert`` would leave
+    integers, e.g. labels, where the adjoints' own derivatives do not see the batch axis.
+    """
+    jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*examples)
+    traced = [isinstance(leaf, jax.core.Tracer) for leaf in jaxpr.consts]
+    known = [leaf for leaf, each in zip(jaxpr.consts, traced, strict=True) if not each]
+
+    def field(*args):
+        state, given = args[: len(examples)], iter(args[len(examples) :])
+        rest = iter(known)
+        consts = [next(given if each else rest) for each in traced]
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(state))
+        return jax.tree.unflatten(jax.tree.structure(shapes), flat)
+
+    return field, tuple(leaf for leaf, each in zip(jaxpr.consts, traced, strict=True) if each)
 
 
 class _Way(NamedTuple):
@@ -192,9 +234,14 @@ def _coordinates(flow: Flow) -> Coordinates:
     return flow.coordinates or frames.angle(flow.sigma_data)
 
 
-def _norm(error: tuple[Array, Array]) -> Scalar:
-    """The larger of the errors of the state and of the log-density, each a root mean square."""
-    return jnp.maximum(*(jnp.sqrt(jnp.mean(leaf**2)) for leaf in error))
+def _solver(flow: Flow) -> dfx.AbstractSolver:
+    return flow.solver or dfx.Tsit5()
+
+
+def _norm(error: Any) -> Scalar:
+    """The largest of the errors of state, log-density and, going back, of their adjoints."""
+    leaves = [leaf for leaf in jax.tree.leaves(error) if leaf.size]
+    return jnp.max(jnp.stack([jnp.sqrt(jnp.mean(leaf**2)) for leaf in leaves]))
 
 
 def _code(result: dfx.RESULTS) -> Int[Array, ""]:
@@ -219,6 +266,11 @@ def _require(flow: Flow, sde: SDE, x: Data) -> None:
         raise ValueError(f"tolerance: got {flow.tolerance}; expected a positive number")
     if flow.ts is not None:
         grids.require_decreasing(flow.ts)
+    elif isinstance(flow.adjoint, Reversible):
+        raise ValueError(
+            "adjoint: got Reversible without a grid; expected fixed steps, which it takes back one "
+            "by one; give ts, e.g. ts=grids.uniform(sde, 32)"
+        )
     ends = (sde.t_max, sde.t_min) if flow.ts is None else (flow.ts[0], flow.ts[-1])
     coordinates = _coordinates(flow)
     require_ends(coordinates, coordinates.flow, sde, *ends)
