@@ -10,8 +10,13 @@ and noise (``prediction``), and everything else - losses, samplers, solvers - is
 from sdejax import (
     coordinates,
     denoiser,
+    diagnostics,
+    divergence,
     dynamics,
+    energy,
+    fokker_planck,
     grids,
+    likelihood,
     losses,
     prediction,
     processes,
@@ -22,6 +27,12 @@ from sdejax import (
     weights,
 )
 from sdejax.denoiser import Model, init_linen, linen_functions, make_denoiser, make_model
+from sdejax.likelihood import (
+    Likelihood,
+    log_likelihood,
+    make_log_likelihood,
+    sample_and_log_prob,
+)
 from sdejax.losses import denoising_loss, make_loss
 from sdejax.prediction import Denoiser, Estimate
 from sdejax.processes import cosine, edm, rectified_flow, sub_vp, ve, vp
@@ -45,6 +56,7 @@ __all__ = [
     "Coefficients",
     "Denoiser",
     "Estimate",
+    "Likelihood",
     "Model",
     "Stats",
     "check",
@@ -53,16 +65,23 @@ __all__ = [
     "cosine",
     "denoiser",
     "denoising_loss",
+    "diagnostics",
     "diffusion",
+    "divergence",
     "drift",
     "dynamics",
     "edm",
+    "energy",
+    "fokker_planck",
     "grids",
     "init_linen",
+    "likelihood",
     "linen_functions",
+    "log_likelihood",
     "log_snr",
     "losses",
     "make_denoiser",
+    "make_log_likelihood",
     "make_loss",
     "make_model",
     "make_sampler",
@@ -73,6 +92,7 @@ __all__ = [
     "processes",
     "rectified_flow",
     "sample",
+    "sample_and_log_prob",
     "samplers",
     "sde",
     "solve_ode",

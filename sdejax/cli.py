@@ -6,14 +6,14 @@ import argparse
 import sys
 from importlib import metadata
 
-from sdejax.commands import fit_dequantiser, fit_solver, likelihood, sample, train
+from sdejax.commands import diagnose, fit_dequantiser, fit_solver, likelihood, sample, train
 from sdejax.commands.config import read_config
 from sdejax.train.loop import Preempted
 from sdejax.train.preemption import EXIT_CODE
 
 __all__ = ["main", "parser", "read_config"]
 
-COMMANDS = (train, sample, likelihood, fit_solver, fit_dequantiser)
+COMMANDS = (train, sample, likelihood, diagnose, fit_solver, fit_dequantiser)
 
 
 def parser() -> argparse.ArgumentParser:
