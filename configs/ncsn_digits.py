@@ -3,8 +3,9 @@
 Paper     Song and Ermon 2019, arXiv:1907.05600 (NCSN), with an eighth of the published width; the
           levels are those of NCSNv2, and five steps on each instead of ten levels of 100
 Command   sdejax train --config configs/ncsn_digits.py --workdir runs/ncsn
-Hardware  two CPU cores, some minutes
-Expected  recognisable digits
+Hardware  two CPU cores, about six minutes of CPU
+Expected  recognisable digits; (samples - floor)/(noise - floor) <= 0.03 in sliced Wasserstein
+          distance; at least 60 % of samples recognised with p >= 0.8
 Obtained  see experiments/results/README.md
 """
 

@@ -2,8 +2,9 @@
 
 Paper     Song and Ermon 2020, arXiv:2006.09011 (NCSNv2), with an eighth of the published width
 Command   sdejax train --config configs/ncsnv2_digits.py --workdir runs/ncsnv2
-Hardware  two CPU cores, some minutes
-Expected  recognisable digits
+Hardware  two CPU cores, about six minutes of CPU
+Expected  recognisable digits; (samples - floor)/(noise - floor) <= 0.03 in sliced Wasserstein
+          distance; at least 60 % of samples recognised with p >= 0.8
 Obtained  see experiments/results/README.md
 """
 
@@ -25,7 +26,7 @@ def get_config():
     config.times = component("times", "levels", num=LEVELS)
     config.data.batch_size = 64
 
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
     config.train.steps = 2500
