@@ -242,13 +242,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     args = options(argv)
     if {"cost", "time"} & set(args.parts):
-        from benchmarks.likelihood_worker_jax import train
-
         with tempfile.TemporaryDirectory() as folder:
             os.environ[what.WEIGHTS] = str(Path(folder) / "weights.npz")
-            with jax.enable_x64(False):
-                train(os.environ[what.WEIGHTS])
             with workers(args.core, args.clock, "likelihood_worker") as pool:
+                if "time" in args.parts:
+                    pool["jax"].ask("train")
                 data = run(args, pool)
     else:
         data = run(args, {})

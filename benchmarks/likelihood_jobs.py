@@ -3,7 +3,7 @@
 D16    the exact velocity of the mixture, float64, a batch of 512
 MLP-S  a network of that shape trained on draws of D16 to give the velocity, float32, a batch of 512
 
-The network is trained once, by the side that starts the workers, and handed over as a file.
+The network is trained once, by the JAX worker, and handed over as a file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -41,11 +42,10 @@ DIVERGENCES: dict[str, Divergence] = {
 }
 
 
-def train(path: str, steps: int = 3000, batch: int = 256, seed: int = 0) -> float:
+def train(steps: int = 3000, batch: int = 256, seed: int = 0) -> float:
     """Trains MLP-S on draws of D16 to give the velocity; writes its arrays, returns the loss.
 
     Args:
-        path: of the file.
         steps: of Adam, its rate falling to 0 by a cosine.
         batch: examples a step.
         seed: of everything.
@@ -75,7 +75,7 @@ def train(path: str, steps: int = 3000, batch: int = 256, seed: int = 0) -> floa
         losses.append(loss)
     layers = [state[0][f"Dense_{i}"] for i in range(what.KERNELS)]
     np.savez(
-        path,
+        os.environ[what.WEIGHTS],
         **{f"{name}_{i}": np.asarray(v[name]) for i, v in enumerate(layers) for name in v},
     )
     return float(np.mean(losses[-200:]))
@@ -189,4 +189,7 @@ def jobs() -> dict[str, Job]:
 
 
 if __name__ == "__main__":
-    serve(jobs(), {f"accuracy {case}": partial(accuracy, case) for case in what.CASES})
+    asked: dict[str, Callable[[], Any]] = {"train": train}
+    for name in what.CASES:
+        asked[f"accuracy {name}"] = partial(accuracy, name)
+    serve(jobs(), asked)
