@@ -22,6 +22,7 @@ EXPECTED = {
     "cifar10_ddpmpp": ((32, 32, 3), 10, 61_804_419),
     "cifar10_ncsnpp": ((32, 32, 3), 10, 62_758_915),
     "digits": ((8, 8, 1), 10, None),
+    "digits_likelihood": ((8, 8, 1), 10, None),
     "fashion_mnist": ((28, 28, 1), 10, None),
     "ncsn_digits": ((8, 8, 1), None, None),
     "ncsnv2_digits": ((8, 8, 1), None, None),
@@ -67,7 +68,7 @@ def test_the_loss_is_finite_with_a_network_of_any_size(name):
     batch = {"x": x, "position": jnp.arange(128)}
     if num_classes:
         batch["label"] = jnp.asarray(rng.integers(0, classes, 128))
-    losses, _ = jax.jit(build_loss(config, parts))(params, jax.random.key(1), batch)
+    losses, _ = jax.jit(build_loss(config, parts, scaling=integers(17)))(params, jax.random.key(1), batch)
     assert bool(jnp.all(jnp.isfinite(losses)))
     # The output zero predicts the mean of its target: the loss is of order one for every choice.
     assert 0.1 < float(jnp.mean(losses)) < 10
