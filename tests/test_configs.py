@@ -68,7 +68,9 @@ def test_the_loss_is_finite_with_a_network_of_any_size(name):
     batch = {"x": x, "position": jnp.arange(128)}
     if num_classes:
         batch["label"] = jnp.asarray(rng.integers(0, classes, 128))
-    losses, _ = jax.jit(build_loss(config, parts, scaling=integers(17)))(params, jax.random.key(1), batch)
+    losses, _ = jax.jit(build_loss(config, parts, scaling=integers(17)))(
+        params, jax.random.key(1), batch
+    )
     assert bool(jnp.all(jnp.isfinite(losses)))
     # The output zero predicts the mean of its target: the loss is of order one for every choice.
     assert 0.1 < float(jnp.mean(losses)) < 10
