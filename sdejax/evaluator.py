@@ -37,7 +37,6 @@ from sdejax.likelihood.elbo import data_bound
 from sdejax.likelihood.ode import log_likelihood
 from sdejax.likelihood.quantisation import bits_per_dim, log_det, quantisation
 from sdejax.prediction import Denoiser, require_decodable
-from sdejax.samplers.base import finite
 from sdejax.sde import SDE
 from sdejax.tables import look_up, near
 from sdejax.times import information
@@ -91,7 +90,7 @@ class Row(NamedTuple):
 
     log_p: Any  # nats: log-probability of integers, log-density of real data in their own units
     bits_per_dim: Any
-    standard_error: Any  # of log_p: from the probes of an ODE, from the draws of a bound
+    standard_error: Any  # of log_p, in nats: from the probes of an ODE, the draws of a bound
     nfe: Any  # network calls
     result: Any  # a code of ``samplers.base``
 
@@ -110,13 +109,13 @@ def _ode(options: Options, sigma_data: float, key, sde: SDE, denoiser: Denoiser,
 def _elbo(options: Options, sigma_data: float, key, sde: SDE, denoiser: Denoiser, y):
     times = information(sde, sigma_data)
     found = data_bound(key, sde, denoiser, y, samples=options.draws, times=times)
-    return found.log_p, (found.standard_error, found.nfe, finite(found.log_p))
+    return found.log_p, (found.standard_error, found.nfe, found.result)
 
 
 def _chain(options: Options, decoder, key, sde: SDE, denoiser: Denoiser, y):
     ts = grids.uniform(sde, options.levels - 1)
     found = chain_bound(key, sde, denoiser, y, ts, decoder=decoder)
-    return found.log_p, (found.standard_error, found.nfe, finite(found.log_p))
+    return found.log_p, (found.standard_error, found.nfe, found.result)
 
 
 METHODS = ("ode", "elbo", "chain")
@@ -198,12 +197,12 @@ def moved(sde: SDE, t_min: float | None) -> SDE:
         The process.
 
     Raises:
-        ValueError: unless 0 <= t_min < t_max.
+        ValueError: unless 0 < t_min < t_max.
     """
     if t_min is None:
         return sde
-    if not 0.0 <= t_min < float(sde.t_max):
-        raise ValueError(f"t_min: got {t_min}; expected 0 <= t_min < {float(sde.t_max)}")
+    if not 0.0 < t_min < float(sde.t_max):
+        raise ValueError(f"t_min: got {t_min}; expected 0 < t_min < {float(sde.t_max)}")
     return dataclasses.replace(sde, t_min=t_min)
 
 

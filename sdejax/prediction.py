@@ -231,5 +231,5 @@ def require_decodable(prediction: Prediction, sde: SDE, t: Time) -> None:
         raise ValueError(
             f"prediction {prediction.__name__!r}: got t={float(t)} with alpha={float(c.alpha):.3g},"
             f" sigma={float(c.sigma):.3g}, where its output does not determine x0 and eps; "
-            "use velocity, v or edm, or a process with a smaller t_max (larger t_min)"
+            "use velocity, v or edm, or a process with a smaller t_max or a larger t_min"
         )

@@ -46,7 +46,7 @@ class Trained:
     """
 
     parts: Parts
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     scaling: Scaling
     config: Mapping[str, Any]
     step: int

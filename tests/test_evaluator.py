@@ -85,18 +85,23 @@ BAD = [
     ({"samples": 4, "method": "elbo", "trace": "exact"}, "is no bound"),
     ({"t_min": 2.0}, "t_min: got 2.0"),
     ({"trace": "orthogonal", "probes": 9}, "9 probes for 3 entries"),
-    ({"t_min": 0.0}, "prediction 'score': got t=0.0"),
+    ({"t_min": 0.0}, "expected 0 < t_min"),
 ]
 
 
 @pytest.mark.parametrize(("options", "message"), BAD, ids=lambda v: str(v)[:30])
 def test_options_that_do_not_fit_are_named(options, message):
     data, _, _ = integer_data()
-    parts = exact_parts()
-    if "'score'" in message:
-        parts = parts._replace(model=parts.model._replace(prediction=prediction.score))
     with pytest.raises(ValueError, match=message):
-        evaluator(parts, data, Options(**options))
+        evaluator(exact_parts(), data, Options(**options))
+
+
+def test_a_prediction_that_is_singular_at_an_end_is_refused():
+    data, _, _ = integer_data()
+    parts = exact_parts(processes.rectified_flow())
+    parts = parts._replace(model=parts.model._replace(prediction=prediction.eps))
+    with pytest.raises(ValueError, match="prediction 'eps': got t=1.0 with alpha=0"):
+        evaluator(parts, data, Options())
 
 
 def test_real_data_take_no_dequantiser():

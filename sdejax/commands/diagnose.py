@@ -73,6 +73,9 @@ def run(args: argparse.Namespace) -> None:
         width = bin_width(quantisation(*model.scaling)).astype(x.dtype)
         x = x + width * (np.random.default_rng(args.seed).random(x.shape, x.dtype) - 0.5)
     conditional = model.parts.num_classes is not None
+    print(
+        f"{args.num} held-out examples, {args.levels} levels; compiling takes a while", flush=True
+    )
     found = examine(
         model.parts, model.params, x, rows["label"] if conditional else None,
         levels=args.levels, probes=args.probes, chunk=args.chunk, seed=args.seed,

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
             f"--held-out: got {args.held_out}; expected 1 to {len(data) - 1}, of the training data"
         )
     stored = data.x[np.arange(len(data))]
+    print(f"{len(stored)} examples, step {model.step}; compiling takes a while", flush=True)
     noise, history = model.fit_dequantiser(
         stored[args.held_out :], stored[: args.held_out], seed=args.seed, t_min=args.t_min,
         iterations=args.iterations, batch=args.batch, learning_rate=args.learning_rate,

@@ -82,7 +82,7 @@ def add(commands: Commands) -> None:
         help="K-sample importance-weighted bound on integers, with --trace exact (default 1)",
     )  # fmt: skip
     command.add_argument("--no-labels", action="store_true", help="of a conditional model")
-    command.add_argument("--chunk", type=int, default=64, help="examples at a time (default 64)")
+    command.add_argument("--chunk", type=int, default=32, help="examples at a time (default 32)")
     command.add_argument("--seed", type=int, default=0, help="(default 0)")
     command.add_argument("--raw", action="store_true", help="not the averaged (EMA) weights")
     command.add_argument("--step", type=int, help="checkpoint to use; default: the newest")
@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
         t_min=args.t_min,
     )  # fmt: skip
     one = model.evaluator(data, noise, **options._asdict())
+    print(f"{args.data}: {count} examples, step {model.step}; compiling takes a while", flush=True)
     about = {
         **options._asdict(), "data": args.data, "seed": args.seed, "step": model.step,
         "raw": args.raw, "labels": not args.no_labels,
@@ -142,7 +143,8 @@ def run(args: argparse.Namespace) -> None:
 def _told(model: Trained, rows: Row, options: Options, integers: bool, about: dict) -> str:
     """What was found, in a few lines."""
     found = summarise(rows)
-    kind = "of integers" if integers else "of real data, in their own units"
+    bound = ", an upper bound" if integers or options.method != "ode" else ""
+    kind = ("of integers" if integers else "of real data, in their own units") + bound
     what = {
         "ode": f"probability-flow ODE, {options.trace} trace",
         "elbo": "variational bound of the reverse SDE",

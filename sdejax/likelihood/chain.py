@@ -36,6 +36,7 @@ from sdejax.likelihood.elbo import successive_error, systematic
 from sdejax.likelihood.quantisation import bits_per_dim
 from sdejax.likelihood.terms import coefficients_as, pair_error, prior_term
 from sdejax.prediction import Denoiser
+from sdejax.samplers.base import finite
 from sdejax.sde import SDE, Coefficients, coefficients, perturb
 from sdejax.types import Data, Key, Scalar, Time, Times
 
@@ -48,6 +49,7 @@ class ChainBound(NamedTuple):
     standard_error: Float[Array, "*batch"]  # over K drawn transitions; NaN where all are visited
     terms: Float[Array, "*batch n"]  # L_0 .. L_T, [T + 1]
     nfe: Int[Array, "*batch"]  # calls of the denoiser
+    result: Int[Array, "*batch"]  # SUCCESS or NOT_FINITE, as of samplers
 
 
 class Posterior(NamedTuple):
@@ -157,7 +159,7 @@ def chain_bound(
     terms = jnp.concatenate([first[None], (drawn + widths)[::-1], last[None]])
     log_p = -jnp.sum(terms)
     nfe = jnp.asarray((steps if samples is None else samples) + decoder.calls, jnp.int32)
-    return ChainBound(log_p, bits_per_dim(log_p, x.size), spread, terms, nfe)
+    return ChainBound(log_p, bits_per_dim(log_p, x.size), spread, terms, nfe, finite(log_p))
 
 
 def transition_term(

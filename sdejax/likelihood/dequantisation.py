@@ -166,7 +166,7 @@ def discrete_bound(
         log_density_fn: (key, y) -> log p(y) in nats, by ODE, by ELBO or in closed form. For K > 1
             it has to be a number, or nearly so, and no noisy estimate: see the module.
         q: how the integers are scaled.
-        k: the integers [*event], checked by ``require_levels``.
+        k: the integers [*event]; ``require_levels`` checks them, on the host.
         dequantiser: by default uniform noise.
         params: of the dequantiser.
         samples: K.

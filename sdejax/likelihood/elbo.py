@@ -48,6 +48,7 @@ from sdejax.likelihood.terms import (
     transition,
 )
 from sdejax.prediction import Denoiser
+from sdejax.samplers.base import finite
 from sdejax.sde import SDE, diffusion
 from sdejax.times import TimeDensity
 from sdejax.types import Data, Key, Scalar
@@ -63,6 +64,7 @@ class Bound(NamedTuple):
     diffusion: Float[Array, "*batch"]
     reconstruction: Float[Array, "*batch"]
     nfe: Int[Array, "*batch"]  # calls of the denoiser
+    result: Int[Array, "*batch"]  # SUCCESS or NOT_FINITE, as of samplers
 
 
 def data_bound(
@@ -242,6 +244,7 @@ def _report(parts: tuple[Array, Array, Array], x: Data, calls: int) -> Bound:
         diffused,
         reconstruction,
         jnp.asarray(calls, jnp.int32),
+        finite(log_p),
     )
 
 

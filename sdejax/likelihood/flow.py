@@ -65,6 +65,29 @@ class Flow(NamedTuple):
     adjoint: dfx.AbstractAdjoint | Reversible | None = None
 
 
+def flow_of(**options: Any) -> Flow:
+    """A ``Flow``, with what it has no field for refused.
+
+    Args:
+        **options: fields of ``Flow``.
+
+    Returns:
+        The flow.
+
+    Raises:
+        ValueError: for an unknown option, or a divergence that is none.
+    """
+    for name in options:
+        if name not in Flow._fields:
+            raise ValueError(f"there is no option {name!r}; the options are {list(Flow._fields)}")
+    flow = Flow(**options)
+    if flow.divergence is not None and not isinstance(flow.divergence, Divergence):
+        raise ValueError(
+            f"divergence: got {flow.divergence!r}; expected e.g. divergence.hutchinson(4)"
+        )
+    return flow
+
+
 class Solved(NamedTuple):
     """The end of a solve."""
 
@@ -110,7 +133,8 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
     ends = jnp.stack([jnp.asarray(t, x.dtype) for t in (sde.t_max, sde.t_min)])
     times = ends if flow.ts is None else jnp.asarray(flow.ts, x.dtype)
     way = _way(flow, sde, x.dtype, times if backward else times[::-1])
-    start = x / way.scales[0]
+    known = finite(x)  # what is not finite would be stepped at until max_steps
+    start = jnp.where(known == SUCCESS, x, 0.0) / way.scales[0]
     probes = divergence.draw(key, start)
     m = jax.eval_shape(lambda y: divergence.traces(lambda v: v, probes, y), start).shape[0]
 
@@ -127,7 +151,7 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
         way.scales[1] * y,
         -growth if backward else growth,
         jnp.asarray(nfe, jnp.int32),
-        jnp.maximum(code, finite(jnp.append(y, volume))),
+        jnp.maximum(known, jnp.maximum(code, finite(jnp.append(y, volume)))),
     )
 
 

@@ -34,7 +34,8 @@ def make_log_likelihood(model: Model, **options: Any) -> LikelihoodFn:
         fails is told by its result code: ``samplers.check`` raises for it.
 
     Raises:
-        ValueError: by ``evaluate``, where the prediction type is singular at t_min or t_max.
+        ValueError: by ``evaluate``, where the prediction type is singular at t_min or t_max, or
+            for shapes that are not those of a batch.
     """
 
     def one(params, sde, key, x, index, cond):
@@ -57,6 +58,11 @@ def make_log_likelihood(model: Model, **options: Any) -> LikelihoodFn:
         cond: Cond = None,
     ) -> Likelihood:
         require(sde)
+        if x.ndim < 2 or indices.shape != x.shape[:1]:
+            raise ValueError(
+                f"x: got shape {list(x.shape)} with indices {list(indices.shape)}; expected "
+                "[n, *event] and [n]"
+            )
         return batch(params, sde, key, x, indices, cond)
 
     return evaluate

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sdejax.likelihood.cutoff import Cutoff, as_is
-from sdejax.likelihood.flow import Flow, Solved, divergence_of, solve
+from sdejax.likelihood.flow import Flow, Solved, divergence_of, flow_of, solve
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import NOT_FINITE, SUCCESS
 from sdejax.sde import SDE, prior_log_prob
@@ -84,7 +84,7 @@ def log_likelihood(
 
     Reference: Song et al. 2021, arXiv:2011.13456, eq. 39 and appendix D.2.
     """
-    flow = Flow(**options)
+    flow = flow_of(**options)
     probe_key, noise_key = jax.random.split(key)
     start, term, calls = cutoff(noise_key, sde, denoiser, x)
     solved = solve(flow, probe_key, sde, denoiser, start, backward=False)
@@ -120,7 +120,7 @@ def sample_and_log_prob(
     Raises:
         ValueError: as ``log_likelihood``.
     """
-    flow = Flow(**options)
+    flow = flow_of(**options)
     probe_key, _ = jax.random.split(key)
     solved = solve(flow, probe_key, sde, denoiser, latent, backward=True)
     return solved.x, _report(flow, sde, solved, latent, prior, jnp.zeros((), latent.dtype))

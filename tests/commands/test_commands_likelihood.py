@@ -31,7 +31,7 @@ def test_the_mean_and_its_interval_are_those_of_the_rows(points, tmp_path, capsy
     text = told(capsys, "--workdir", points, "--num=6", "--trace=exact", "--out", out)
     found = rows(out)
     assert found.log_p.shape == (6,)
-    mean, half = map(float, re.match(r"(\S+) \+- (\S+) bits/dim", text).groups())
+    mean, half = map(float, re.search(r"(\S+) \+- (\S+) bits/dim", text).groups())
     assert mean == pytest.approx(found.bits_per_dim.mean(), abs=1e-4)
     assert half == pytest.approx(1.96 * found.bits_per_dim.std(ddof=1) / np.sqrt(6), abs=1e-4)
     assert "in their own units" in text
@@ -69,7 +69,7 @@ def test_integers_by_every_method_with_and_without_labels(digits, tmp_path, caps
     }.items():
         command = ("--workdir", digits, "--num=8", "--method", method, *extra)
         text = told(capsys, *command, "--out", tmp_path / f"{method}.npz")
-        assert "bits/dim (of integers; mean of 8 examples" in text
+        assert "bits/dim (of integers, an upper bound; mean of 8 examples" in text
         assert ("uniform dequantisation" in text) == (method != "chain")
         told(capsys, *command, "--no-labels", "--out", tmp_path / f"{method}_none.npz")
         with_labels, without = (rows(tmp_path / f"{method}{end}.npz") for end in ("", "_none"))

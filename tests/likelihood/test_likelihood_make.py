@@ -71,6 +71,10 @@ def test_singular_ends_and_shapes_are_refused_by_name():
     clean = processes.RectifiedFlow(t_min=0.0, t_max=0.9)
     with pytest.raises(ValueError, match=r"prediction 'x0': got t=0\.0 with alpha=1, sigma=0"):
         make_log_likelihood(exact(prediction.x0, clean, dist))(None, clean, KEY, x, index, cond)
+    one = make_log_likelihood(exact(prediction.velocity, sde, dist))
+    for shapes in ((jnp.ones((2,)), index), (x, jnp.arange(3))):
+        with pytest.raises(ValueError, match=r"expected \[n, \*event\] and \[n\]"):
+            one(None, sde, KEY, *shapes, cond)
     wrong = make_model(lambda params, x, t, cond: x[:1], prediction.velocity, batched=False)
     with pytest.raises(ValueError, match=r"output of shape \[1\] for an example of shape \[2\]"):
         make_log_likelihood(wrong)(None, sde, KEY, x, index, cond)

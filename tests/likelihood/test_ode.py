@@ -235,3 +235,23 @@ def test_the_gradient_by_x_is_the_score_of_the_model(x64):
     x = jnp.asarray([0.3, -1.0, 1.0])
     expected = truth.score(dist, sde, x, sde.t_min)
     np.testing.assert_allclose(jax.grad(log_p)(x), expected, rtol=1e-6)
+
+
+def test_an_example_that_is_not_finite_has_a_code_and_costs_no_more_than_another():
+    sde, dist = processes.edm(0.05, 20.0), truth.problems.g2()
+    run = jax.jit(lambda x: log_likelihood(KEY, sde, truth.denoiser(dist, sde), x))
+    good = run(jnp.asarray([0.5, 0.1]))
+    for value in (jnp.nan, jnp.inf):
+        found = run(jnp.asarray([0.5, value]))
+        assert found.result == NOT_FINITE
+        assert jnp.isnan(found.log_p)
+        assert found.nfe < 3 * good.nfe
+
+
+def test_options_that_are_none_are_named():
+    sde, x = processes.vp(), jnp.ones(2)
+    denoiser = truth.denoiser(truth.problems.g2(), sde)
+    with pytest.raises(ValueError, match=r"no option 'tol'; the options are \['divergence'"):
+        log_likelihood(KEY, sde, denoiser, x, tol=1e-3)
+    with pytest.raises(ValueError, match="divergence: got 'exact'; expected e.g."):
+        log_likelihood(KEY, sde, denoiser, x, divergence="exact")
