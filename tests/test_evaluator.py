@@ -100,7 +100,7 @@ def test_a_prediction_that_is_singular_at_an_end_is_refused():
     data, _, _ = integer_data()
     parts = exact_parts(processes.rectified_flow())
     parts = parts._replace(model=parts.model._replace(prediction=prediction.eps))
-    with pytest.raises(ValueError, match="prediction 'eps': got t=1.0 with alpha=0"):
+    with pytest.raises(ValueError, match=r"prediction 'eps': got t=1\.0 with alpha=0"):
         evaluator(parts, data, Options())
 
 

@@ -114,7 +114,7 @@ def test_probes_are_unbiased(x64):
     every = residual(KEY, scaled(dist, sde), sde, x0, ts)
     some = residual(KEY, scaled(dist, sde), sde, x0, ts, probes=3)
     assert_near(some.square, every.square.value)
-    # Between two modes a one-probe trace changes fast with x: at t = 0.1 the error is the value's size.
+    # Between two modes a one-probe trace changes fast with x: at t = 0.1 the error is as large.
     assert np.all(some.square.error[1:] < 0.2 * every.square.value[1:])
 
 
