@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 
 from sdejax.prediction import Denoiser, Estimate, Prediction, decode
 from sdejax.sde import SDE, Coefficients, as_time, coefficients
@@ -195,8 +196,22 @@ def _evaluated(apply_fn: ApplyFn) -> ApplyFn:
 
         return apply_fn(params, *jax.tree.map(spread, (x, t, cond), tuple(batched[1:]))), True
 
+    def derivative(primals, tangents):
+        # Of what moves alone: a zero for each parameter would be multiplied out.
+        leaves, tree = jax.tree.flatten(primals)
+        moves = [not isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(tangents)]
+
+        def of_moving(*moving):
+            given = iter(moving)
+            filled = (next(given) if m else leaf for m, leaf in zip(moves, leaves, strict=True))
+            return single(*jax.tree.unflatten(tree, filled))
+
+        moving = tuple(leaf for leaf, m in zip(leaves, moves, strict=True) if m)
+        along = tuple(leaf for leaf, m in zip(jax.tree.leaves(tangents), moves, strict=True) if m)
+        return jax.jvp(of_moving, moving, along)
+
     evaluated = jax.custom_jvp(lambda params, x, t, cond: mapped(params, x, t, cond))
-    evaluated.defjvp(lambda primals, tangents: jax.jvp(single, primals, tangents))
+    evaluated.defjvp(derivative, symbolic_zeros=True)
     return evaluated
 
 

@@ -123,6 +123,20 @@ def test_examples_of_a_batch_first_network_share_a_call_and_keep_all_derivatives
     both(lambda f: lambda u: jax.linearize(lambda y: f(p, y, T, label[0]), x[0])[1](u), x[1])
 
 
+def test_a_tangent_of_x_costs_no_products_with_zeros_for_the_parameters():
+    def network(params, x, t, cond):
+        for w in params:
+            x = x @ w
+        return x
+
+    apply = make_model(network, PREDICTIONS["v"], batched=True).apply
+    params = [jnp.eye(2), jnp.ones((2, 2))]
+    found = jax.make_jaxpr(lambda x, u: jax.jvp(lambda y: apply(params, y, T, None), (x,), (u,)))(
+        *jnp.ones((2, 2))
+    )
+    assert str(found).count("dot_general") == 4  # two for the value and two for its tangent
+
+
 def test_an_nnx_network_fits():
     class Small(nnx.Module):
         def __init__(self, rngs):
