@@ -3,10 +3,11 @@
 Each library is held against the closed-form density of its own model (``densities``), in bits per
 dimension, on the same points. Parts: ``accuracy``, error against evaluations; ``traces``, spread of
 stochastic traces; ``errors``, reported standard errors; ``cost``, traces in forward evaluations;
-``time``, error against time. The last two are paired and pinned to one core, as in ``speed``.
+``mixture`` and ``network``, error against time. The last three are paired and pinned to one core, as
+in ``speed``.
 
     python -m benchmarks.likelihood --out benchmarks/results
-    python -m benchmarks.likelihood --parts cost time --core 1 --clock cpu --out benchmarks/results
+    python -m benchmarks.likelihood --parts cost mixture network --clock cpu --out benchmarks/results
     python -m benchmarks.likelihood --parts accuracy --no-peers --points 8
 """
 
@@ -34,7 +35,8 @@ from benchmarks.likelihood_ours import METHODS  # noqa: E402
 from benchmarks.problems import PROBLEMS  # noqa: E402
 from benchmarks.speed import Figure, Side, measure, workers  # noqa: E402
 
-PARTS = ("accuracy", "traces", "errors", "cost", "time")
+TIMED = {"mixture": "D16", "network": "MLP-S"}
+PARTS = ("accuracy", "traces", "errors", "cost", *TIMED)
 TOLERANCES = tuple(10.0 ** (-k / 4) for k in range(12, 29))  # 1e-3 to 1e-7
 PEER_TOLERANCES = tuple(10.0 ** (-k / 2) for k in range(6, 15))
 PAIRED_AT = (1e-3, 1e-4, 1e-5, 1e-6)  # tolerances of a peer, on the mixture with the exact trace
@@ -146,22 +148,19 @@ def matched(ours: Sequence[Row], theirs: Row) -> Row:
     return max(enough, key=lambda r: r["tolerance"])
 
 
-def times(pool: dict[str, Any], rounds: int) -> Iterator[Row]:
+def times(pool: dict[str, Any], case: str, rounds: int) -> Iterator[Row]:
     """Paired times at the same error, for a peer at some tolerances."""
-    for case in what.CASES:
-        ours = pool["jax"].ask(f"accuracy {case}")
-        for library, default in DEFAULTS.items():
-            for theirs in pool["torch"].ask(f"accuracy {library} {case}"):
-                at = theirs["tolerance"]
-                for trace in what.TRACES:
-                    if trace == "exact" and library == "k-diffusion":
-                        continue
-                    wanted = PAIRED_AT if (case, trace) == ("D16", "exact") else (default,)
-                    if any(np.isclose(at, each) for each in wanted):
-                        found = paired(
-                            pool, case, trace, library, matched(ours, theirs), at, rounds
-                        )
-                        yield {**found, "theirs": theirs}
+    ours = pool["jax"].ask(f"accuracy {case}")
+    for library, default in DEFAULTS.items():
+        for theirs in pool["torch"].ask(f"accuracy {library} {case}"):
+            at = theirs["tolerance"]
+            for trace in what.TRACES:
+                if trace == "exact" and library == "k-diffusion":
+                    continue
+                wanted = PAIRED_AT if (case, trace) == ("D16", "exact") else (default,)
+                if any(np.isclose(at, each) for each in wanted):
+                    found = paired(pool, case, trace, library, matched(ours, theirs), at, rounds)
+                    yield {**found, "theirs": theirs}
 
 
 def paired(
@@ -208,8 +207,10 @@ def part(name: str, args: argparse.Namespace, pool: dict[str, Any]) -> Iterator[
         yield from traces.spreads(tuple(args.traces_of), args.size)
     elif name == "errors":
         yield traces.standard_errors(args.examples, args.dimension)
+    elif name == "cost":
+        yield from costs(pool, args.rounds)
     else:
-        yield from (costs if name == "cost" else times)(pool, args.rounds)
+        yield from times(pool, TIMED[name], args.rounds)
 
 
 def run(args: argparse.Namespace, pool: dict[str, Any]) -> dict[str, Any]:
@@ -241,11 +242,11 @@ def _write(out: Path, data: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     args = options(argv)
-    if {"cost", "time"} & set(args.parts):
+    if {"cost", *TIMED} & set(args.parts):
         with tempfile.TemporaryDirectory() as folder:
             os.environ[what.WEIGHTS] = str(Path(folder) / "weights.npz")
             with workers(args.core, args.clock, "likelihood_worker") as pool:
-                if "time" in args.parts:
+                if "network" in args.parts:
                     pool["jax"].ask("train")
                 data = run(args, pool)
     else:

@@ -166,7 +166,8 @@ PARTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], list[str]]]] = {
     "traces": ("Stochastic traces", _traces),
     "errors": ("Reported standard errors", _errors),
     "cost": ("Cost of a trace", _cost),
-    "time": ("Error against time", _time),
+    "mixture": ("Error against time: the exact velocity of a mixture", _time),
+    "network": ("Error against time: a network", _time),
 }
 
 
@@ -178,7 +179,7 @@ def picture(path: Path, data: Mapping[str, Any]) -> None:
         data: the parts.
     """
     groups = by_method(data["accuracy"]["rows"]) if "accuracy" in data else {}
-    timed = data["time"]["rows"] if "time" in data else []
+    timed = [row for name in ("mixture", "network") if name in data for row in data[name]["rows"]]
     panels = list(dict.fromkeys(key[0] for key in groups))
     cases = list(dict.fromkeys(row["case"] for row in timed))
     if not panels and not cases:
