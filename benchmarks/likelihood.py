@@ -3,11 +3,11 @@
 Each library is held against the closed-form density of its own model (``densities``), in bits per
 dimension, on the same points. Parts: ``accuracy``, error against evaluations; ``traces``, spread of
 stochastic traces; ``errors``, reported standard errors; ``cost``, traces in forward evaluations;
-``mixture`` and ``network``, error against time. The last three are paired and pinned to one core, as
-in ``speed``.
+``mixture`` and ``network``, error against time. The last three are paired and pinned to one core,
+as in ``speed``.
 
     python -m benchmarks.likelihood --out benchmarks/results
-    python -m benchmarks.likelihood --parts cost mixture network --clock cpu --out benchmarks/results
+    python -m benchmarks.likelihood --parts cost mixture --clock cpu --out benchmarks/results
     python -m benchmarks.likelihood --parts accuracy --no-peers --points 8
 """
 
