@@ -5,8 +5,9 @@ The density of dx = b(x, t) dt + g(x, t) dW obeys
     d_t p = -d_x J,    J = b p - d_x(D p) = a p - D d_x p,    D = g^2/2,    a = b - d_x D.
 
 Cells of width h hold p_i and exchange what flows through the faces between them; no flow leaves
-the ends, so the mass h sum_i p_i stays what it is. Where J, a and D are constant between two
-centres the equation J = a p - D d_x p has a solution, and it gives the face its flux
+the ends, so the mass h sum_i p_i stays what it is (to rounding: thousands of steps on thousands of
+cells lose up to a hundredth of it in float32, nothing in float64). Where J, a and D are constant
+between two centres the equation J = a p - D d_x p has a solution, and it gives the face its flux
 
     J = D/h [B(-P) p_i - B(P) p_{i+1}],    B(z) = z/(e^z - 1),    P = integral of a/D over h
 

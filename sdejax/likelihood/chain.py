@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Int
 
 from sdejax.grids import require_decreasing
 from sdejax.likelihood.decoders import Decoder, gaussian
-from sdejax.likelihood.elbo import successive_error, systematic
+from sdejax.likelihood.elbo import strata, successive_error
 from sdejax.likelihood.quantisation import bits_per_dim
 from sdejax.likelihood.terms import coefficients_as, pair_error, prior_term
 from sdejax.prediction import Denoiser
@@ -141,7 +141,7 @@ def chain_bound(
             probabilities = jax.vmap(lambda t, s: _expected(sde, t, s, x))(*rows)
         probabilities = (probabilities / jnp.sum(probabilities)).astype(x.dtype)
         index_key, step_key = jax.random.split(step_key)
-        u = systematic(index_key, samples, x.dtype)
+        u = strata(index_key, samples, x.dtype)
         total = jnp.cumsum(probabilities)
         index = jnp.searchsorted(total, u * total[-1], side="right").clip(0, steps - 1)
         draws = (jax.random.split(step_key, samples), rows[0][index], rows[1][index])

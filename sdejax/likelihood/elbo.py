@@ -15,10 +15,10 @@ The state bound lies below log p_tmin by KL(q(x_T) || prior) and half the integr
 g^2 E|s - s*|^2, in the mean over x: with the exact score and the exact p_T it is an equality for
 every x. The data bound further loses the KL from the posterior p(x | x_tmin) to r.
 
-The integrals are means over K draws of a time and its noise. Times are u_k = (k + u)/K through the
+The integrals are means over K draws of a time and its noise. Times are (k + u_k)/K through the
 quantile function of a density, so they are stratified and any density gives the same mean. The
-standard error comes from differences of neighbouring draws, which leave out what stratified times
-have removed: se^2 = sum (y_{k+1} - y_k)^2 / (2 K (K - 1)).
+standard error comes from differences of neighbouring draws, which leave out most of what stratified
+times have removed, and never less than that: se^2 = sum (y_{k+1} - y_k)^2 / (2 K (K - 1)).
 
 Reference: Kingma et al. 2021, arXiv:2107.00630, eq. 11-18; Song et al. 2021, arXiv:2101.09258,
 theorem 3, eq. 12 and appendix C; Huang et al. 2021, arXiv:2106.02808.
@@ -181,18 +181,21 @@ def state_bound(
     return _report(parts, x, samples * (2 if divergence is None else 1))
 
 
-def systematic(key: Key, samples: int, dtype: Any) -> Float[Array, " samples"]:
-    """K increasing uniforms (k + u)/K, one in each K-th of [0, 1), that share one u.
+def strata(key: Key, samples: int, dtype: Any) -> Float[Array, " samples"]:
+    """K increasing uniforms (k + u_k)/K, one in each K-th of [0, 1), with a u_k of its own.
+
+    Were u shared, a trend of the integrand would move all draws together, by more than the
+    differences between neighbours tell.
 
     Args:
-        key: of u.
+        key: of the u_k.
         samples: K.
         dtype: floating dtype.
 
     Returns:
         The uniforms [K].
     """
-    u = (jnp.arange(samples, dtype=dtype) + jax.random.uniform(key, (), dtype)) / samples
+    u = (jnp.arange(samples, dtype=dtype) + jax.random.uniform(key, (samples,), dtype)) / samples
     return jnp.minimum(u, 1.0 - jnp.finfo(dtype).epsneg)  # rounding may reach 1
 
 
@@ -224,7 +227,7 @@ def _draws(
 ) -> tuple[Array, Array, Array]:
     """The parts [K] of K draws, at times of the density with the factor 1/density."""
     time_key, draw_key = jax.random.split(key)
-    t = jax.vmap(density.quantile)(systematic(time_key, samples, x.dtype))
+    t = jax.vmap(density.quantile)(strata(time_key, samples, x.dtype))
     factor = densities.importance(density, densities.uniform(sde)).factor
     per_density = (sde.t_max - sde.t_min) * jax.vmap(factor)(t)
     draws = (jax.random.split(draw_key, samples), t, per_density)

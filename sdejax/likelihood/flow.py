@@ -134,7 +134,7 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
     times = ends if flow.ts is None else jnp.asarray(flow.ts, x.dtype)
     way = _way(flow, sde, x.dtype, times if backward else times[::-1])
     known = finite(x)  # what is not finite would be stepped at until max_steps
-    start = jnp.where(known == SUCCESS, x, 0.0) / way.scales[0]
+    start = jnp.where(known == SUCCESS, x / way.scales[0], 0.0)
     probes = divergence.draw(key, start)
     m = jax.eval_shape(lambda y: divergence.traces(lambda v: v, probes, y), start).shape[0]
 
@@ -161,12 +161,9 @@ def _by_diffrax(flow: Flow, adjoint: Any, field: Field, args: tuple, way: _Way, 
     if fixed and isinstance(adjoint, dfx.BacksolveAdjoint):  # its way back has to be told
         back = {"stepsize_controller": dfx.StepTo(way.us[::-1])}
         adjoint = dfx.BacksolveAdjoint(**{**back, **adjoint.kwargs})
+    least, tolerance = SHORTEST * jnp.abs(way.us[-1] - way.us[0]), flow.tolerance
     adaptive = dfx.PIDController(
-        rtol=flow.tolerance,
-        atol=flow.tolerance,
-        norm=_norm,
-        dtmin=SHORTEST * jnp.abs(way.us[-1] - way.us[0]),
-        force_dtmin=False,
+        rtol=tolerance, atol=tolerance, norm=_norm, dtmin=least, force_dtmin=False
     )
     solution = dfx.diffeqsolve(
         dfx.ODETerm(lambda u, state, args: field(u, state, *args)),
@@ -244,14 +241,15 @@ def _rate(flow: Flow, sde: SDE, denoiser: Denoiser, probes: Probes, u: Scalar, y
     coordinates = _coordinates(flow)
     field = ode_term(sde, denoiser, coordinates).vf
     dy, jvp = jax.linearize(lambda y: field(u, y, None), y)
-    frame = coordinates.flow
+    frame, square = coordinates.flow, flow.sigma_data**2
     c = coefficients(sde, frame.time(sde, jnp.asarray(u)))
     a, b = frame.rate(c, jnp.zeros_like(c.alpha))
-    square = flow.sigma_data**2
     pull = (a * c.alpha * square + b * c.sigma) / (c.alpha**2 * square + c.sigma**2)
     kappa = (frame.scale(c) * pull).astype(y.dtype)
     traces = divergence_of(flow, y.size).traces(lambda v: jvp(v) - kappa * v, probes, y)
-    return dy, traces / y.size
+    known = jnp.all(jnp.isfinite(jnp.append(dy, traces)))
+    # An infinite rate would be its own tolerance; NaN is always refused.
+    return jnp.where(known, dy, jnp.nan), jnp.where(known, traces / y.size, jnp.nan)
 
 
 def _coordinates(flow: Flow) -> Coordinates:
@@ -288,12 +286,19 @@ def _require(flow: Flow, sde: SDE, x: Data) -> None:
         )
     if not isinstance(flow.tolerance, jax.core.Tracer) and not flow.tolerance > 0:
         raise ValueError(f"tolerance: got {flow.tolerance}; expected a positive number")
+    if flow.max_steps < 1:
+        raise ValueError(f"max_steps: got {flow.max_steps}; expected at least 1")
     if flow.ts is not None:
         grids.require_decreasing(flow.ts)
     elif isinstance(flow.adjoint, Reversible):
         raise ValueError(
             "adjoint: got Reversible without a grid; expected fixed steps, which it takes back one "
             "by one; give ts, e.g. ts=grids.uniform(sde, 32)"
+        )
+    elif not isinstance(_solver(flow), dfx.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"solver: got {type(_solver(flow)).__name__}, which does not estimate its error, for "
+            "adaptive steps; expected one that does (Heun, Tsit5, Dopri8, ...), or a grid ts"
         )
     ends = (sde.t_max, sde.t_min) if flow.ts is None else (flow.ts[0], flow.ts[-1])
     coordinates = _coordinates(flow)

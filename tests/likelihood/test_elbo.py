@@ -20,7 +20,7 @@ from stats import assert_mean
 
 from sdejax import divergence, processes, times, truth
 from sdejax.likelihood.decoders import discretised, gaussian
-from sdejax.likelihood.elbo import data_bound, state_bound, successive_error, systematic
+from sdejax.likelihood.elbo import data_bound, state_bound, strata, successive_error
 
 KEY = jax.random.key(0)
 TRACES = {"pair": None, "exact": divergence.exact(), "hutchinson": divergence.hutchinson(2)}
@@ -162,10 +162,10 @@ def test_what_times_save(x64):
     assert variance(times.information(sde, 0.5), 32) < 0.005 * uniform
 
 
-def test_systematic_uniforms():
+def test_uniforms_of_strata():
     """One in each stratum, in order, below 1 also in float32 near its rounding."""
     for count in (1, 7, 100_000):
-        u = np.asarray(systematic(KEY, count, jnp.float32))
+        u = np.asarray(strata(KEY, count, jnp.float32))
         assert u[-1] < 1.0
         assert np.all(np.abs(u * count - np.arange(count) - 0.5) <= 0.51)
 
@@ -178,6 +178,19 @@ def test_successive_error():
     trend = successive_error(jnp.arange(1000.0))
     np.testing.assert_allclose(trend, np.sqrt(1 / 2000), rtol=1e-6)
     assert np.isnan(successive_error(jnp.ones(1)))
+
+
+def test_errors_are_not_too_small_where_the_times_do_not_fit():
+    """Data far narrower than the default times expect: a trend over the strata, and it is told."""
+    sde, size = processes.vp(), 256
+    dist = truth.isotropic(jnp.ones(1), jnp.zeros((1, size)), jnp.full(1, 0.1))
+    denoiser, x = truth.denoiser(dist, sde), 0.1 * jax.random.normal(KEY, (size,))
+    run = jax.jit(jax.vmap(lambda k: data_bound(k, sde, denoiser, x, samples=64)))
+    found = run(jax.random.split(jax.random.key(7), 300))
+    log_p = np.asarray(found.log_p, float)
+    ratio = np.sqrt(np.mean(np.asarray(found.standard_error, float) ** 2)) / log_p.std()
+    assert 0.85 < ratio < 2.0, ratio  # 300 draws tell a spread to 4 %
+    assert np.all(found.result == 0)
 
 
 def test_bad_arguments():
