@@ -11,7 +11,6 @@ once for each of the m numbers of a divergence, per entry of x, and its error co
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -25,7 +24,7 @@ from sdejax.coordinates import Coordinates, require_ends
 from sdejax.divergence import Divergence, Probes, exact, hutchinson
 from sdejax.dynamics import ode_term
 from sdejax.likelihood import reversible
-from sdejax.likelihood.reversible import Field, Reversible
+from sdejax.likelihood.reversible import Field, Reversible, closed
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import MAX_STEPS, NOT_FINITE, SUCCESS, finite, in_float64
 from sdejax.samplers.solvers import evaluations
@@ -63,29 +62,6 @@ class Flow(NamedTuple):
     sigma_data: float = 0.5
     max_steps: int = 4096
     adjoint: dfx.AbstractAdjoint | Reversible | None = None
-
-
-def flow_of(**options: Any) -> Flow:
-    """A ``Flow``, with what it has no field for refused.
-
-    Args:
-        **options: fields of ``Flow``.
-
-    Returns:
-        The flow.
-
-    Raises:
-        ValueError: for an unknown option, or a divergence that is none.
-    """
-    for name in options:
-        if name not in Flow._fields:
-            raise ValueError(f"there is no option {name!r}; the options are {list(Flow._fields)}")
-    flow = Flow(**options)
-    if flow.divergence is not None and not isinstance(flow.divergence, Divergence):
-        raise ValueError(
-            f"divergence: got {flow.divergence!r}; expected e.g. divergence.hutchinson(4)"
-        )
-    return flow
 
 
 class Solved(NamedTuple):
@@ -144,7 +120,7 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
     state = (start, jnp.zeros((m,), x.dtype))
     adjoint = flow.adjoint or dfx.RecursiveCheckpointAdjoint()
     integrate = _reversibly if isinstance(adjoint, Reversible) else _by_diffrax
-    field, args = _closed(rate, way.us[0], state)
+    field, args = closed(rate, way.us[0], state)
     (y, volume), nfe, code = integrate(flow, adjoint, field, args, way, state)
     growth = x.size * (way.growth + volume)
     return Solved(
@@ -158,6 +134,7 @@ def solve(flow: Flow, key: Key, sde: SDE, denoiser: Denoiser, x: Data, *, backwa
 def _by_diffrax(flow: Flow, adjoint: Any, field: Field, args: tuple, way: _Way, state: Any):
     """The end state, evaluations and result code of a solve by diffrax."""
     solver, fixed = _solver(flow), flow.ts is not None
+    per_step, at_start = evaluations(solver)
     if fixed and isinstance(adjoint, dfx.BacksolveAdjoint):  # its way back has to be told
         back = {"stepsize_controller": dfx.StepTo(way.us[::-1])}
         adjoint = dfx.BacksolveAdjoint(**{**back, **adjoint.kwargs})
@@ -178,7 +155,6 @@ def _by_diffrax(flow: Flow, adjoint: Any, field: Field, args: tuple, way: _Way, 
         adjoint=adjoint,
         throw=False,
     )
-    per_step, at_start = evaluations(solver)
     nfe = per_step * solution.stats["num_steps"] + at_start
     return tuple(leaf[0] for leaf in solution.ys), nfe, _code(solution.result)
 
@@ -188,26 +164,6 @@ def _reversibly(flow: Flow, adjoint: Any, field: Field, args: tuple, way: _Way, 
     solver = _solver(flow)
     end = reversible.integrate(adjoint, solver, field, way.us, state, args)
     return end, reversible.calls(solver) * (way.us.shape[0] - 1), SUCCESS
-
-
-def _closed(fn: Callable[..., Any], *examples: Any) -> tuple[Field, tuple[Array, ...]]:
-    """A function that closes over no tracer, and its further arguments, of any dtype.
-
-    Every adjoint differentiates through arguments alone; ``jax.closure_convert`` would leave
-    integers, e.g. labels, where the adjoints' own derivatives do not see the batch axis.
-    """
-    jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*examples)
-    traced = [isinstance(leaf, jax.core.Tracer) for leaf in jaxpr.consts]
-    known = [leaf for leaf, each in zip(jaxpr.consts, traced, strict=True) if not each]
-
-    def field(*args):
-        state, given = args[: len(examples)], iter(args[len(examples) :])
-        rest = iter(known)
-        consts = [next(given if each else rest) for each in traced]
-        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(state))
-        return jax.tree.unflatten(jax.tree.structure(shapes), flat)
-
-    return field, tuple(leaf for leaf, each in zip(jaxpr.consts, traced, strict=True) if each)
 
 
 class _Way(NamedTuple):

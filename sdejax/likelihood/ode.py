@@ -30,8 +30,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sdejax.divergence import Divergence
 from sdejax.likelihood.cutoff import Cutoff, as_is
-from sdejax.likelihood.flow import Flow, Solved, divergence_of, flow_of, solve
+from sdejax.likelihood.flow import Flow, Solved, divergence_of, solve
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import NOT_FINITE, SUCCESS
 from sdejax.sde import SDE, prior_log_prob
@@ -50,6 +51,29 @@ class Likelihood(NamedTuple):
     cutoff: Float[Array, "*batch"]  # from the data to t_min
     nfe: Int[Array, "*batch"]  # evaluations of the network, rejected steps included
     result: Int[Array, "*batch"]  # SUCCESS, MAX_STEPS or NOT_FINITE, as of samplers
+
+
+def flow_of(**options: Any) -> Flow:
+    """A ``Flow``, with what it has no field for refused.
+
+    Args:
+        **options: fields of ``Flow``.
+
+    Returns:
+        The flow.
+
+    Raises:
+        ValueError: for an unknown option, or a divergence that is none.
+    """
+    for name in options:
+        if name not in Flow._fields:
+            raise ValueError(f"there is no option {name!r}; the options are {list(Flow._fields)}")
+    flow = Flow(**options)
+    if flow.divergence is not None and not isinstance(flow.divergence, Divergence):
+        raise ValueError(
+            f"divergence: got {flow.divergence!r}; expected e.g. divergence.hutchinson(4)"
+        )
+    return flow
 
 
 def log_likelihood(

@@ -187,3 +187,31 @@ def integrate(
     pairs = list(zip(args, smooth, strict=True))
     theta, rest = (tuple(leaf for leaf, s in pairs if s == kind) for kind in (True, False))
     return unravel(solve(us, start, theta, rest))
+
+
+def closed(fn: Callable[..., Any], *examples: Any) -> tuple[Field, tuple[Array, ...]]:
+    """A function that closes over no tracer, for derivatives that go through arguments alone.
+
+    ``jax.closure_convert`` leaves integers inside, e.g. labels, whose batch axis under ``vmap`` the
+    derivative of an adjoint does not see.
+
+    Args:
+        fn: a function of pytrees.
+        *examples: arguments of the shapes that it will be called with.
+
+    Returns:
+        The function of the same arguments and then of what it closed over; and that, arrays of any
+        dtype.
+    """
+    jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*examples)
+    traced = [isinstance(leaf, jax.core.Tracer) for leaf in jaxpr.consts]
+    known = [leaf for leaf, each in zip(jaxpr.consts, traced, strict=True) if not each]
+
+    def field(*args):
+        inputs, given = args[: len(examples)], iter(args[len(examples) :])
+        rest = iter(known)
+        consts = [next(given if each else rest) for each in traced]
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(inputs))
+        return jax.tree.unflatten(jax.tree.structure(shapes), flat)
+
+    return field, tuple(leaf for leaf, each in zip(jaxpr.consts, traced, strict=True) if each)
