@@ -1,7 +1,8 @@
 """What the speed of likelihoods is measured on, for both frameworks.
 
 D16    the exact velocity of the mixture, float64, a batch of 512
-MLP-S  a network of that shape trained on draws of D16 to give the velocity, float32, a batch of 512
+MLP-S  a network of that shape trained on draws of D16 to give the velocity, float32, a batch of 512;
+       ours in the default coordinates, the angle, and as "MLP-S native" in t, which the network sees
 
 The network is trained once, by the JAX worker, and handed over as a file.
 """
@@ -17,6 +18,7 @@ from benchmarks.densities import draw
 from benchmarks.problems import cloud
 
 CASES = ("D16", "MLP-S")
+OUR_CASES = (*CASES, "MLP-S native")
 TRACES = ("exact", "1", "4")  # probes
 BATCH = 512
 LOOK = 64  # of them are looked at for the errors on the network, whose float64 takes long

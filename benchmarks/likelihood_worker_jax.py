@@ -20,7 +20,7 @@ from benchmarks.jobs import WORKLOADS
 from benchmarks.nets_jax import NETWORKS
 from benchmarks.problems import cloud
 from benchmarks.worker import Job, serve
-from sdejax import divergence, prediction, processes, truth
+from sdejax import coordinates, divergence, prediction, processes, truth
 from sdejax.denoiser import (
     init_linen,
     linen_functions,
@@ -109,7 +109,13 @@ def _solve(case: str, trace: str, dtype: Any, points: int) -> Callable[[float], 
 
         def one(key, x, tolerance):
             return log_likelihood(
-                key, SDE, denoiser, x, divergence=DIVERGENCES[trace], tolerance=tolerance
+                key,
+                SDE,
+                denoiser,
+                x,
+                divergence=DIVERGENCES[trace],
+                coordinates=coordinates.native if case.endswith("native") else None,
+                tolerance=tolerance,
             )
 
         solve = jax.jit(jax.vmap(one, (0, 0, None)))
@@ -178,7 +184,7 @@ def jobs() -> dict[str, Job]:
     """Everything that is timed."""
     found: dict[str, Job] = {
         what.job("sdejax", case, trace, tolerance): partial(timed, case, trace, tolerance)
-        for case in what.CASES
+        for case in what.OUR_CASES
         for trace in what.TRACES
         for tolerance in what.OURS
     }
@@ -190,6 +196,6 @@ def jobs() -> dict[str, Job]:
 
 if __name__ == "__main__":
     asked: dict[str, Callable[[], Any]] = {"train": train}
-    for name in what.CASES:
+    for name in what.OUR_CASES:
         asked[f"accuracy {name}"] = partial(accuracy, name)
     serve(jobs(), asked)

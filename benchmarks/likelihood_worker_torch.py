@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -90,6 +90,7 @@ def timed(library: str, case: str, trace: str, tolerance: float) -> Callable[[],
     return lambda: run(tolerance)
 
 
+@cache
 def accuracy(library: str, case: str) -> list[dict[str, Any]]:
     """Errors of the solve at all tolerances, in float64.
 
