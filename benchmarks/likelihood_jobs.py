@@ -1,8 +1,8 @@
 """What the speed of likelihoods is measured on, for both frameworks.
 
 D16    the exact velocity of the mixture, float64, a batch of 512
-MLP-S  a network of that shape trained on draws of D16 to give the velocity, float32, a batch of 512;
-       ours in the default coordinates, the angle, and as "MLP-S native" in t, which the network sees
+MLP-S  a network of that shape trained on draws of D16 to give the velocity, float32, a batch of
+       512; ours in the default coordinates, the angle, and as "MLP-S native" in the network's t
 
 The network is trained once, by the JAX worker, and handed over as a file.
 """
