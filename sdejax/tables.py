@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sdejax import denoiser, energy, grids, losses, prediction, processes, times, weights
+from sdejax.likelihood.training import maximum_likelihood
 from sdejax.nets.mlp import MLP
 from sdejax.nets.ncsn import NCSN
 from sdejax.nets.ncsnv2 import NCSNv2
@@ -79,6 +80,7 @@ OBJECTIVES: Table = {  # -> what makes the loss of a batch, with the arguments o
     "sliced_vr": losses.sliced_vr,
     "finite_difference": losses.finite_difference,
     "second_order": losses.second_order,
+    "likelihood": maximum_likelihood,
 }
 
 # What a config chooses by name and options.

@@ -19,6 +19,7 @@ from sdejax.likelihood.make import make_log_likelihood
 from sdejax.likelihood.ode import Likelihood, log_likelihood, sample_and_log_prob
 from sdejax.likelihood.quantisation import Quantisation, quantisation, require_levels
 from sdejax.likelihood.reversible import Reversible
+from sdejax.likelihood.training import make_likelihood_loss
 
 __all__ = [
     "Bound",
@@ -34,6 +35,7 @@ __all__ = [
     "data_bound",
     "discrete_bound",
     "log_likelihood",
+    "make_likelihood_loss",
     "make_log_likelihood",
     "noised",
     "quantisation",
