@@ -31,19 +31,6 @@ ADJOINTS = {
 }
 
 
-def difference(fn, x, way):
-    """The derivative along a way by central differences of fourth order."""
-    near, far = fn(x + way) - fn(x - way), fn(x + 2 * way) - fn(x - 2 * way)
-    return (8 * near - far) / 12
-
-
-def _solved(sde, dist, solver, adjoint, ts, x):
-    found = log_likelihood(
-        KEY, sde, truth.denoiser(dist, sde), x, ts=ts, solver=solver, adjoint=adjoint
-    )
-    return found.latent, found.log_p
-
-
 def labelled():
     """A small network with labels, its parameters, and three examples."""
 
