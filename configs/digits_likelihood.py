@@ -7,7 +7,7 @@ Command   sdejax train --config configs/digits_likelihood.py --workdir runs/digi
 Hardware  two CPU cores, about five minutes, under 2 GiB
 Expected  bits per dimension of held-out digits below those of a Gaussian of the same covariance
           (3.06) by the ODE, with uniform and lower with variational dequantisation
-Obtained  see experiments/results/README.md
+Obtained  1.88 (uniform), 1.83 (variational); see experiments/results/README.md
 """
 
 from sdejax.config import default_config
