@@ -54,7 +54,7 @@ def make_log_likelihood(model: Model, **options: Any) -> LikelihoodFn:
         sde: SDE,
         key: Key,
         x: Float[Array, "n *event"],
-        indices: Int[Array, " n"],
+        indices: Int[Array, " m"],  # m = n, checked by name
         cond: Cond = None,
     ) -> Likelihood:
         require(sde)
