@@ -73,7 +73,9 @@ def best(compiled: Any, args: Any, of: int = 2) -> float:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.adjoints", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--solver", choices=SOLVERS, default="heun")
     parser.add_argument("--batch", type=int, default=32)
