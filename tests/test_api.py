@@ -86,7 +86,7 @@ def test_the_configured_sampler_keeps_its_steps_and_another_has_its_own(trained)
 def test_asking_again_compiles_nothing(trained, monkeypatch):
     model, _ = trained
     model.sample(8)
-    monkeypatch.setattr("sdejax.api.generator_of", None)
+    monkeypatch.setattr("sdejax.trained.generator_of", None)
     model.sample(16, seed=4)
 
 
