@@ -1,0 +1,1 @@
+"""Long measurements and launchers; nothing here is installed."""
