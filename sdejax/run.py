@@ -105,8 +105,8 @@ def train(
     plan = config["train"]
     checkpoint_dir = workdir / "checkpoints"
     with Checkpoints(checkpoint_dir, keep=plan["keep"], best="held_out_loss") as checkpoints:
-        if checkpoints.latest_step() is not None:
-            saved = read_meta(checkpoint_dir)
+        if (newest := checkpoints.latest_step()) is not None:
+            saved = read_meta(checkpoint_dir, newest)
             check_config(completed(saved["config"]), completed(config), MAY_CHANGE)
             check_data_state(saved["data"], stream())
         if first:

@@ -28,7 +28,7 @@ from sdejax.samplers.base import Stats, check
 from sdejax.samplers.learned import Solver
 from sdejax.sde import SDE
 from sdejax.times import information
-from sdejax.train.catalog import read_meta
+from sdejax.train.catalog import choose_step, read_meta
 from sdejax.train.checkpoint import restore_params
 from sdejax.types import Data, Key, Params
 
@@ -246,7 +246,7 @@ def load(
 
     Args:
         workdir: the folder of a run.
-        step: of which checkpoint, by default the newest.
+        step: of which checkpoint, by default the newest that is good.
         raw: the parameters being trained instead of their moving average.
         network: the flax module, where the run was trained with one of your own.
         sde: the process, where the run was trained with one of your own.
@@ -259,6 +259,7 @@ def load(
         ValueError: where a network or process of your own is needed and was not given.
     """
     directory = Path(workdir) / "checkpoints"
+    step = int(choose_step(directory, step).name)
     meta = read_meta(directory, step)
     config = meta["config"]
     parts = build_model(

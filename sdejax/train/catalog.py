@@ -1,4 +1,8 @@
-"""Which checkpoints a directory holds, and what their JSON parts say.
+"""Which checkpoints a directory holds, which of them are good, and what their JSON parts say.
+
+Where no step is asked for, the newest one is taken whose files are as they were saved; newer ones
+that are damaged are passed over, and a ``DamagedCheckpoint`` warning says so. A step that is asked
+for by its number is that step or an error.
 
 Reading takes no lock, so a sampler may look into the directory of a run in progress. With several
 processes every function here is called by all of them: they share the work of checking files, and
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from typing import Any
 
 import jax
@@ -16,9 +21,13 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sdejax.train.integrity import CheckpointError, manifest_problem
+from sdejax.train.integrity import CheckpointError, limited_lines, manifest_problem
 
 COMMITTED = "commit_success.txt"  # written last; without it there is no step
+
+
+class DamagedCheckpoint(UserWarning):
+    """A checkpoint was found damaged or unfinished, and an older one is used."""
 
 
 def absolute(directory: str | os.PathLike[str]) -> epath.Path:
@@ -27,11 +36,18 @@ def absolute(directory: str | os.PathLike[str]) -> epath.Path:
     return path if "://" in str(directory) else path.absolute()
 
 
-def all_steps(directory: str | os.PathLike[str]) -> list[int]:
-    """Steps with a complete checkpoint, increasing; a save in progress does not count."""
+def numbered(directory: str | os.PathLike[str]) -> dict[int, epath.Path]:
+    """The step directories by number, increasing; complete or not."""
     root = epath.Path(directory)
     entries = root.iterdir() if root.exists() else ()
-    return sorted(int(p.name) for p in entries if p.name.isdigit() and (p / COMMITTED).exists())
+    # isdigit alone would take digits of other scripts, and 08 for 8
+    found = {int(p.name): p for p in entries if p.name.isascii() and p.name.isdigit()}
+    return {step: found[step] for step in sorted(found) if found[step].name == str(step)}
+
+
+def all_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """Steps with a complete checkpoint, increasing; a save in progress does not count."""
+    return [step for step, path in numbered(directory).items() if (path / COMMITTED).exists()]
 
 
 def choose_step(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
@@ -39,22 +55,67 @@ def choose_step(directory: str | os.PathLike[str], step: int | None) -> epath.Pa
 
     Args:
         directory: the checkpoint directory.
-        step: which step; None for the latest.
+        step: which step, believed without a look at its files; None for the newest good one, all
+            of whose files are checked.
 
     Raises:
-        CheckpointError: the directory is missing or has no such step.
+        CheckpointError: the directory is missing or has no such step, or no step is good.
+
+    Warns:
+        DamagedCheckpoint: newer steps are damaged.
     """
     steps = all_steps(directory)
     if not steps:
         state = "holds no complete checkpoint" if epath.Path(directory).exists() else "is missing"
         raise CheckpointError(f"{directory} {state}: check --workdir, or train first")
-    if step is not None and step not in steps:
+    if step is None:
+        return _newest_good(directory, steps)
+    if step not in steps:
         raise CheckpointError(f"{directory} has no step {step}: choose one of {steps}")
-    return absolute(directory) / str(steps[-1] if step is None else step)
+    return absolute(directory) / str(step)
+
+
+def _newest_good(directory: str | os.PathLike[str], steps: list[int]) -> epath.Path:
+    problems: list[str] = []
+    for step in reversed(steps):
+        path = absolute(directory) / str(step)
+        problem = step_problem(path)
+        if problem is None:
+            if problems:
+                warnings.warn(
+                    f"going back to step {step}: newer checkpoints are damaged:"
+                    f"{limited_lines(problems)}",
+                    DamagedCheckpoint,
+                    stacklevel=3,
+                )
+            return path
+        problems.append(problem)
+    raise CheckpointError(
+        f"{directory} has no checkpoint that is good:{limited_lines(problems)}\n"
+        "Nothing was changed. Restore the files from a copy, or start in another --workdir."
+    )
+
+
+def step_problem(step_directory: epath.Path, under: str = "") -> str | None:
+    """What is wrong with a step, if anything; processes share the reading.
+
+    Args:
+        step_directory: of a complete step.
+        under: check only the files whose name starts so.
+
+    Returns:
+        One line, the same everywhere or "another process found damage"; None if all is well.
+    """
+    problem = manifest_problem(
+        step_directory, under, part=jax.process_index(), parts=jax.process_count()
+    )
+    if all_agree(problem is None):
+        return None
+    return problem or f"{step_directory}: another process found damage"
 
 
 def checked_payload(step_directory: epath.Path, under: str = "") -> dict[str, Any]:
-    """The JSON part of a step, once its files have been checked, shared out among processes.
+    """The JSON part of a step, once its files have been checked.
 
     Args:
         step_directory: from ``choose_step``.
@@ -66,15 +127,17 @@ def checked_payload(step_directory: epath.Path, under: str = "") -> dict[str, An
     Raises:
         CheckpointError: a missing, truncated or changed file.
     """
-    problem = manifest_problem(
-        step_directory, under, part=jax.process_index(), parts=jax.process_count()
-    )
-    if not all_agree(problem is None):
+    problem = step_problem(step_directory, under)
+    if problem is not None:
         others = [s for s in all_steps(step_directory.parent) if str(s) != step_directory.name]
         raise CheckpointError(
-            f"{problem or f'{step_directory}: another process found damage'}\nNothing was changed. "
+            f"{problem}\nNothing was changed. "
             f"Restore the file, or remove {step_directory} to go on from another step: {others}"
         )
+    return _payload(step_directory)
+
+
+def _payload(step_directory: epath.Path) -> dict[str, Any]:
     return json.loads((step_directory / "meta" / "metadata").read_text())
 
 
@@ -86,11 +149,11 @@ def all_agree(fine: bool) -> bool:
 
 
 def read_meta(directory: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
-    """The JSON part that was saved with a step; the latest by default.
+    """The JSON part that was saved with a step.
 
     Args:
         directory: the checkpoint directory.
-        step: which step.
+        step: which step; the newest good one by default.
 
     Returns:
         What ``Checkpoints.save`` was given as ``meta``.
@@ -102,16 +165,16 @@ def read_meta(directory: str | os.PathLike[str], step: int | None = None) -> dic
 
 
 def best_step(directory: str | os.PathLike[str]) -> int:
-    """The kept step with the lowest finite score; the latest if none has one.
+    """The kept step with the lowest finite score; the latest good one if none has one.
 
     Raises:
-        CheckpointError: there is no complete step, or a damaged one.
+        CheckpointError: there is no complete step, or none is good.
     """
     latest = int(choose_step(directory, None).name)
-    scored = {
-        step: score
-        for step in all_steps(directory)
-        if (score := checked_payload(choose_step(directory, step), under="meta/")["score"])
-        is not None
-    }
+    scored: dict[int, float] = {}
+    for step in all_steps(directory):
+        path = choose_step(directory, step)
+        if step_problem(path, under="meta/") is None:
+            score = _payload(path)["score"]
+            scored |= {} if score is None else {step: score}
     return min(scored, key=lambda step: scored[step]) if scored else latest

@@ -6,14 +6,14 @@
     <directory>/<step>/commit_success.txt   the last thing written: without it there is no step
 
 Restoring takes shapes and shardings from the caller, so another number of devices or another
-layout is no special case. With several processes, every call is made by all of them at the same
-step. This is the only module that knows the checkpoint library.
+layout is no special case. A damaged newest step is set aside when the directory is opened, and the
+run goes on from the one before. With several processes, every call is made by all of them at the
+same step. This is the only module that knows the checkpoint library.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -30,8 +30,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from sdejax.train.catalog import absolute, all_agree, all_steps, checked_payload, choose_step
 from sdejax.train.integrity import CheckpointError, write_manifest
 from sdejax.train.leaves import check_leaves, fill_leaves, leaf_table, named_leaves, nest_leaves
+from sdejax.train.leftovers import TRASH, purge, remove_unfinished, tidy
+from sdejax.train.lock import Held, take_lock
 
-_TRASH = "trash"
 _T = TypeVar("_T")
 
 
@@ -39,6 +40,8 @@ def _explained(what: str, action: Callable[[], _T]) -> _T:
     """Run one call of the checkpoint library; whatever it raises becomes one error type."""
     try:
         return action()
+    except CheckpointError:
+        raise
     except Exception as error:  # the library raises assorted types, bare Exception among them
         raise CheckpointError(
             f"{what} failed ({type(error).__name__}: {error}). Complete checkpoints are untouched; "
@@ -95,7 +98,10 @@ class Checkpoints:
         best: name of a metric, lower is better, whose best step stays as well.
 
     Raises:
-        CheckpointError: another run is writing here.
+        CheckpointError: another run is writing here, or no step is good.
+
+    Warns:
+        DamagedCheckpoint: damaged or unfinished steps were found and put out of the way.
     """
 
     def __init__(
@@ -106,9 +112,8 @@ class Checkpoints:
         self.directory = absolute(directory)
         self._best = best
         self._newest = -1
-        with contextlib.ExitStack() as lock:
-            self._take_lock(lock)
-            self._purge()
+        with self._take_lock() as lock:
+            _explained(f"opening {directory}", lambda: tidy(self.directory))
             self._manager = _explained(
                 f"opening {directory}",
                 lambda: ocp.CheckpointManager(self.directory, options=self._options(keep)),
@@ -126,8 +131,7 @@ class Checkpoints:
             atomicity_options=ocp.options.AtomicityOptions(
                 mode=ocp.options.AtomicityMode.COMMIT_FILE
             ),
-            todelete_subdir=_TRASH,
-            cleanup_tmp_directories=True,
+            todelete_subdir=TRASH,
             preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
             best_fn=None if self._best is None else _finite_or_inf,
             best_mode="min",
@@ -139,26 +143,20 @@ class Checkpoints:
         """Called by one process when all data are written, before the step is committed."""
         write_manifest(self.directory / str(self._newest))
 
-    def _take_lock(self, lock: contextlib.ExitStack) -> None:
-        """A file lock, which the kernel releases when the process dies; object stores have none."""
-        fine = True
+    def _take_lock(self) -> contextlib.ExitStack:
+        lock, holder = contextlib.ExitStack(), ""
         if jax.process_index() == 0 and "://" not in str(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
-            lock.callback(os.close, file)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                fine = False
-        if not all_agree(fine):
+                lock = take_lock(self.directory)
+            except Held as held:
+                holder = str(held)
+        if not all_agree(not holder):
             raise CheckpointError(
-                f"{self.directory} is being written by another run (it holds the lock file): wait "
-                "for it, stop it, or use another --workdir"
+                f"{self.directory} is being written by another run ({holder or 'see process 0'}): "
+                "wait for it, stop it, or use another --workdir"
             )
-
-    def _purge(self) -> None:
-        if jax.process_index() == 0 and (self.directory / _TRASH).exists():
-            (self.directory / _TRASH).rmtree()
+        return lock
 
     def save(
         self,
@@ -202,7 +200,7 @@ class Checkpoints:
         except TypeError as error:
             raise ValueError(f"meta holds a value that JSON has not: {error}") from error
         self.wait()
-        self._purge()
+        purge(self.directory)
         self._newest = step
         _explained(
             f"saving step {step} to {self.directory}",
@@ -229,6 +227,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except BaseException:
+            remove_unfinished(self.directory, self._newest)
             self._newest = max(all_steps(self.directory), default=-1)
             raise
 
@@ -251,7 +250,7 @@ class Checkpoints:
         Args:
             abstract_state: pytree of ``jax.ShapeDtypeStruct`` with shardings (or arrays), e.g.
                 ``Parallel.abstract(make_state)``.
-            step: which step; the latest complete one by default.
+            step: which step; the newest by default.
 
         Returns:
             The state and the ``meta`` it was saved with.
@@ -278,7 +277,7 @@ class Checkpoints:
         """Finish the save in progress, delete what was retired, release the lock."""
         with self._lock:
             _explained(f"saving step {self._newest} to {self.directory}", self._close_manager)
-            self._purge()
+            purge(self.directory)
 
     def _close_manager(self) -> None:
         try:
