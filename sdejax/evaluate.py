@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from sdejax.data.base import Dataset
 from sdejax.dequantiser import Noise, quantisation_of
 from sdejax.evaluator import Row
 from sdejax.likelihood.quantisation import require_levels
+from sdejax.samplers.shards import by_shard, replicated
 from sdejax.types import Params
 
 ABOUT = "about"  # the name in a file of what the rows are of
@@ -94,16 +93,8 @@ def evaluate(
     devices = jax.local_devices()
     first = 0 if done is None else len(done.log_p)
     chunk = -(-min(chunk, count) // len(devices)) * len(devices)
-    rows_in, rows_out = P("data"), P("data")
-    run = jax.jit(
-        jax.shard_map(
-            jax.vmap(one, in_axes=(None, None, None, 0, 0, 0)),
-            mesh=Mesh(np.array(devices), ("data",)),
-            in_specs=(P(), P(), P(), rows_in, rows_in, rows_in),
-            out_specs=rows_out,
-            check_vma=False,
-        )
-    )
+    run = by_shard(one, (None, None, None, 0, 0, 0), devices)
+    params = jax.device_put(params, replicated(devices))
     noise_params = None if noise is None else noise.params
     q = None if data.scaling.levels is None else quantisation_of(data.scaling)
     found = [] if done is None else [done]

@@ -1,8 +1,9 @@
 """Drawing many samples on the host: chunks of one size, over all local devices, with progress.
 
-The device part is one jitted ``make_sampler`` function. Chunks have one size, so it compiles once;
-sample i is the same whatever the chunk, the number asked for and the devices, since its noise
-comes from its index.
+The device part is one jitted ``make_sampler`` function, run shard by shard: each device takes its
+own adaptive steps and waits for no other. Chunks have one size, so it compiles once; sample i is
+the same whatever the chunk, the number asked for and the devices, since its noise comes from its
+index.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from sdejax.samplers.base import Stats, check
 from sdejax.samplers.catalog import SAMPLERS
 from sdejax.samplers.learned import Solver, learned
 from sdejax.samplers.make import make_sampler
+from sdejax.samplers.shards import by_rows, replicated
 from sdejax.tables import GRIDS, look_up
 from sdejax.thresholding import Transform
 from sdejax.types import Params
@@ -67,15 +67,12 @@ def make_generator(
         method, title = learned(solver), f"learned, {solver.ts.shape[0]} evaluations"
     require_decodable(parts.model.prediction, parts.sde, parts.sde.t_max)
     method.require(parts.sde, parts.sde.t_max)
-    draw = make_sampler(
-        parts.model,
-        method,
-        parts.event_shape,
-        transform=transform,
-    )
     devices = jax.local_devices()
+    draw = make_sampler(
+        parts.model, method, parts.event_shape, transform=transform, devices=devices
+    )
     chunk = -(-chunk // len(devices)) * len(devices)
-    by_rows = NamedSharding(Mesh(np.array(devices), ("data",)), P("data"))
+    rows = by_rows(devices)
 
     def generate(
         params: Params,
@@ -87,15 +84,15 @@ def make_generator(
         cond = _labels(parts.num_classes, num, labels)
         # A small request is one small chunk; indices beyond it are drawn and dropped.
         size = min(chunk, -(-num // len(devices)) * len(devices))
-        params = jax.device_put(params, NamedSharding(by_rows.mesh, P()))
+        params = jax.device_put(params, replicated(devices))
         key = jax.random.split(jax.random.key(seed), 4)[3]  # the first three are a run's own
         found, reports = [], []
         bar = tqdm(total=num, unit="sample", desc=f"sampling ({title})", disable=not progress)
         with bar:
             for start in range(0, num, size):
                 index = np.arange(start, start + size, dtype=np.int32)
-                label = None if cond is None else jax.device_put(cond[index % num], by_rows)
-                x, stats = draw(params, parts.sde, key, jax.device_put(index, by_rows), label)
+                label = None if cond is None else jax.device_put(cond[index % num], rows)
+                x, stats = draw(params, parts.sde, key, jax.device_put(index, rows), label)
                 keep = min(size, num - start)
                 found.append(np.asarray(x)[:keep])
                 reports.append(jax.tree.map(lambda leaf, n=keep: np.asarray(leaf)[:n], stats))

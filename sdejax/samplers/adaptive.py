@@ -30,6 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sdejax.dynamics import Noise, no_noise, require_finite_noise, reverse_drift
 from sdejax.prediction import Denoiser
 from sdejax.samplers.base import MAX_STEPS, NOT_FINITE, SUCCESS, Method, Stats, finite
+from sdejax.samplers.solvers import SHORTEST
 from sdejax.sde import SDE, diffusion
 from sdejax.types import Data, Key, Scalar, Time
 
@@ -100,7 +101,9 @@ def gotta_go_fast(
         path = _path(key, noise, start - end, x)
 
         def unfinished(at):
-            return (at.t > end) & (at.attempts < max_steps)
+            # Shorter attempts at a value that is not finite would meet it as well.
+            hopeless = at.broken & (at.h < SHORTEST * (start - end))
+            return (at.t > end) & (at.attempts < max_steps) & ~hopeless
 
         def attempt(at):
             return _attempt(tolerances, sde, denoiser, noise, path, (start, end), at)
@@ -167,8 +170,8 @@ def _attempt(
     delta = jnp.maximum(tolerances.eps_abs, tolerances.eps_rel * size)
     error = _rms((euler - improved) / delta)
     taken = error <= 1.0
-    # A value that is not finite says nothing of the length: half of it is tried.
-    factor = jnp.where(jnp.isfinite(error), tolerances.safety * error**-tolerances.exponent, 0.5)
+    # A value that is not finite says nothing of the length: a fifth of it is tried.
+    factor = jnp.where(jnp.isfinite(error), tolerances.safety * error**-tolerances.exponent, 0.2)
     x, t, previous, brownian = jax.tree.map(
         lambda new, old: jnp.where(taken, new, old),
         (improved, s, euler, brownian),

@@ -269,12 +269,16 @@ def check(stats: Reported) -> None:
         stats: the report of one example or of a batch: ``Stats`` or a ``Likelihood``.
 
     Raises:
-        FloatingPointError: how many examples failed, the first of them, and what to do.
+        FloatingPointError: how many examples failed and in which way, the first ten of each by
+            their place in the batch, and what to do.
     """
-    result = np.atleast_1d(np.asarray(stats.result))
+    result = np.ravel(np.asarray(stats.result))
+    failures = []
     for code, message in MESSAGES.items():
-        failed = np.flatnonzero(result.ravel() == code)
+        failed = np.flatnonzero(result == code)
         if failed.size:
-            raise FloatingPointError(
-                f"{failed.size} of {result.size} examples {message} (first: example {failed[0]})"
-            )
+            listed = ", ".join(map(str, failed[:10])) + ", ..." * (failed.size > 10)
+            which = f"example{'s' * (failed.size > 1)} {listed}"
+            failures.append(f"{failed.size} of {result.size} examples {message} ({which})")
+    if failures:
+        raise FloatingPointError("; ".join(failures))

@@ -2,12 +2,12 @@
 
 A ``Method`` draws one example from its prior state. ``make_sampler`` adds the batch axis once, by
 ``vmap`` over the examples' indices: an example's noise depends on its index alone, not on the batch
-or on the devices it is drawn with.
+or on the devices it is drawn with. Over several devices each one draws its share by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from sdejax.denoiser import Model, make_denoiser
 from sdejax.prediction import require_decodable
 from sdejax.samplers.base import Method, Stats
+from sdejax.samplers.shards import by_shard
 from sdejax.sde import SDE, prior_sample
 from sdejax.thresholding import Transform
 from sdejax.types import Cond, Key, Params
@@ -32,6 +33,7 @@ def make_sampler(
     *,
     transform: Transform | None = None,
     dtype: Any = None,
+    devices: Sequence[Any] | None = None,
 ) -> SampleFn:
     """One jitted function that draws a batch of examples.
 
@@ -41,6 +43,9 @@ def make_sampler(
         event_shape: shape of one example.
         transform: a change of the denoiser, e.g. ``clipped(-1, 1)``.
         dtype: floating dtype of the state, by default the working one.
+        devices: to draw on, each an equal share of the examples with adaptive steps of its own, so
+            that a stiff example holds up its own device only; None for the default device, or for
+            the layout of ``indices``, over which all devices take as many steps.
 
     Returns:
         ``draw(params, sde, key, indices, cond=None)``: indices [n] of the examples to draw, cond
@@ -49,7 +54,7 @@ def make_sampler(
 
     Raises:
         ValueError: for a dtype of less than 32 bits; and by ``draw``, where the network has no x0
-            at t_max or the noise is infinite.
+            at t_max, the noise is infinite, or the devices do not divide the examples.
     """
 
     if dtype is not None and jnp.finfo(dtype).bits < 32:
@@ -66,7 +71,7 @@ def make_sampler(
             solve_key, sde, denoiser, prior_sample(prior_key, sde, event_shape, dtype)
         )
 
-    batch = jax.jit(jax.vmap(one, in_axes=(None, None, None, 0, 0)))
+    batch = by_shard(one, (None, None, None, 0, 0), devices)
 
     @once_per_value
     def require(sde: SDE) -> None:
@@ -77,6 +82,11 @@ def make_sampler(
         params: Params, sde: SDE, key: Key, indices: Int[Array, " n"], cond: Cond = None
     ) -> tuple[Float[Array, "n *event"], Stats]:
         require(sde)
+        if devices is not None and len(indices) % len(devices):
+            raise ValueError(
+                f"indices: got {len(indices)} of them for {len(devices)} devices; expected a "
+                "multiple, e.g. draw more and drop the rest"
+            )
         return batch(params, sde, key, indices, cond)
 
     return draw

@@ -2,7 +2,8 @@
 
 ``route`` maps times to the step variable of some coordinates, once and in float64; ``integrate`` is
 one call of diffrax along a route, with our report. Nothing is raised inside the solve: running out
-of steps or meeting a NaN is a result code.
+of steps or meeting a NaN is a result code. diffrax would reject and shorten a step that meets a NaN
+until it ran out of steps; ``Halting`` ends the solve where shortening no longer helps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float
 from sdejax import grids
 from sdejax.coordinates import Frame
 from sdejax.prediction import Denoiser
-from sdejax.samplers.base import MAX_STEPS, SUCCESS, Stats, finite, in_float64
+from sdejax.samplers.base import MAX_STEPS, NOT_FINITE, SUCCESS, Stats, finite, in_float64
 from sdejax.sde import SDE, coefficients
 from sdejax.types import Data, Scalar, Times
 
@@ -27,6 +28,9 @@ LEVY_AREAS: dict[Any, Any] = {
     dfx.AbstractSpaceTimeLevyArea: dfx.SpaceTimeLevyArea,
     dfx.AbstractSpaceTimeTimeLevyArea: dfx.SpaceTimeTimeLevyArea,
 }
+
+SHORTEST = 1e-7  # of the whole way: a step that meets a NaN there would meet it if it were shorter
+BROKEN = dfx.RESULTS.nonlinear_divergence  # which explicit solvers never give themselves
 
 # The solvers that commands and configs name.
 SOLVERS = {
@@ -120,6 +124,37 @@ def route(
     return Route(us, ts is not None, first, (scales[0], scales[1]), ends[1], *kept)
 
 
+class Halting(dfx.AbstractAdaptiveStepSizeController):
+    """A controller that ends the solve where even the shortest steps meet what is not finite."""
+
+    inner: Any  # the controller
+    shortest: Scalar  # length of a step, in u
+    rtol: Any
+    atol: Any
+    norm: Any
+
+    def __init__(self, inner: Any, shortest: Scalar) -> None:
+        self.inner, self.shortest = inner, shortest
+        self.rtol, self.atol, self.norm = inner.rtol, inner.atol, inner.norm
+
+    def wrap(self, direction):
+        """Told which way the solve goes."""
+        return Halting(self.inner.wrap(direction), self.shortest)
+
+    def init(self, *args, **kwargs):
+        """The first step and the controller's state."""
+        return self.inner.init(*args, **kwargs)
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, state):
+        """What the controller says; a result that ends the solve where nothing helps."""
+        *answer, result = self.inner.adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, state
+        )
+        met = jnp.stack([~jnp.all(jnp.isfinite(y)) for y in jax.tree.leaves(y_error)])
+        short = answer[2] - answer[1] <= self.shortest  # the step that would be tried next
+        return *answer, dfx.RESULTS.where(jnp.any(met) & short, BROKEN, result)
+
+
 def integrate(
     term: dfx.AbstractTerm,
     solver: dfx.AbstractSolver,
@@ -148,6 +183,9 @@ def integrate(
     saves = [dfx.SubSaveAt(t1=True)]
     if route.save_us is not None:
         saves.append(dfx.SubSaveAt(ts=route.save_us))
+    if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
+        way = jnp.abs(route.us[-1] - route.us[0])
+        controller = Halting(controller, jax.lax.stop_gradient(SHORTEST * way))
     solution = dfx.diffeqsolve(
         term,
         solver,
@@ -162,6 +200,7 @@ def integrate(
         throw=False,
     )
     out = route.scales[1] * solution.ys[0][0]
+    known = finite(out)
     saved = None
     if route.save_scales is not None:
         saved = route.save_scales.reshape(-1, *(1,) * x.ndim) * solution.ys[1]
@@ -169,9 +208,10 @@ def integrate(
     nfe = jnp.asarray(per_step * solution.stats["num_steps"] + at_start, jnp.int32)
     if denoiser is not None:
         out, nfe = denoiser(out, route.end).x0, nfe + 1
-    done = solution.result == dfx.RESULTS.successful
-    # A NaN makes adaptive steps be rejected until they run out: NOT_FINITE is the cause.
-    result = jnp.maximum(finite(out), jnp.where(done, SUCCESS, MAX_STEPS))
+    done, broken = (solution.result == each for each in (dfx.RESULTS.successful, BROKEN))
+    code = jnp.where(done, SUCCESS, jnp.where(broken, NOT_FINITE, MAX_STEPS))
+    # A NaN that is rejected until the steps run out: NOT_FINITE is the cause.
+    result = jnp.maximum(code, jnp.maximum(known, finite(out)))
     return out, Stats(nfe, result, saved)
 
 

@@ -154,11 +154,19 @@ def test_a_nan_is_reported_as_data_and_raised_by_check():
         check(stats)
 
 
-def test_check_names_the_number_of_failures_and_the_first():
+def test_check_names_the_failures():
     nfe = jnp.zeros((4,), jnp.int32)
     check(Stats(nfe, jnp.zeros((4,), jnp.int32)))
-    with pytest.raises(FloatingPointError, match=r"2 of 4 examples ran out of steps.*example 1\)"):
+    with pytest.raises(
+        FloatingPointError, match=r"2 of 4 examples ran out of steps.*examples 1, 2\)"
+    ):
         check(Stats(nfe, jnp.asarray([0, 1, 1, 0], jnp.int32)))
+    many = Stats(jnp.zeros((20,), jnp.int32), jnp.full((20,), 1, jnp.int32).at[3].set(2))
+    expected = (
+        r"19 of 20 .*\(examples 0, 1, 2, 4, 5, 6, 7, 8, 9, 10, \.\.\.\); 1 of 20 .*\(example 3\)$"
+    )
+    with pytest.raises(FloatingPointError, match=expected):
+        check(many)
     with pytest.raises(FloatingPointError, match="1 of 1 examples"):
         check(Stats(nfe[0], jnp.asarray(1, jnp.int32)))
 

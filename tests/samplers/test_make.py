@@ -93,9 +93,13 @@ def test_an_example_does_not_depend_on_its_batch_or_devices(method):
 
 @pytest.mark.parametrize(("method", "tolerance"), ADAPTIVE_CASES)
 def test_adaptive_examples_agree_to_ten_tolerances(method, tolerance):
-    draw = make_sampler(EPS, ADAPTIVE[method], (3,))
+    draw, by_shard = (
+        make_sampler(EPS, ADAPTIVE[method], (3,), devices=devices)
+        for devices in (None, jax.devices())
+    )
     alone, few = draw(None, SDE, KEY, jnp.arange(16))
-    spread, many = draw(None, SDE, KEY, sharded(jnp.arange(64)))
+    spread, many = by_shard(None, SDE, KEY, jnp.arange(64))
+    assert len(spread.sharding.device_set) == 8
     sd = np.std(spread)
     assert np.abs(alone - spread[:16]).max() <= 10 * tolerance * sd
     assert np.all(np.abs(few.nfe - many.nfe[:16]) <= 0.2 * few.nfe)
