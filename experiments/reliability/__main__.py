@@ -14,7 +14,11 @@ from experiments.reliability.base import Outcome
 from experiments.reliability.report import read_rows, row, write_report
 
 # name -> (module with ``scenario``, tries of the long form)
-SCENARIOS: dict[str, tuple[str, int]] = {}
+SCENARIOS: dict[str, tuple[str, int]] = {
+    "kills": ("experiments.reliability.kills", 200),
+    "best": ("experiments.reliability.best", 200),
+    "exits": ("experiments.reliability.exits", 20),
+}
 
 HELP = """\
 Kill, damage, fill up and stop runs of sdejax, and count what is lost: one row a scenario in
