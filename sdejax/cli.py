@@ -8,6 +8,7 @@ from importlib import metadata
 
 from sdejax.commands import diagnose, fit_dequantiser, fit_solver, likelihood, sample, train
 from sdejax.commands.config import read_config
+from sdejax.train.hosts import together
 from sdejax.train.loop import Preempted
 from sdejax.train.preemption import EXIT_CODE
 
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
+@together()
 def main(argv: list[str] | None = None) -> None:
     """The console script ``sdejax``.
 

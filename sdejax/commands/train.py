@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from sdejax.commands.config import read_config
 from sdejax.run import train
+from sdejax.train.hosts import HEARTBEAT, join
+from sdejax.train.places import choose_place
 
 Commands = Any  # what ``ArgumentParser.add_subparsers`` gives
 
@@ -38,13 +40,23 @@ def add(commands: Commands) -> None:
     )
     trainer.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file")
     trainer.add_argument("--workdir", required=True, type=Path, help="folder of the run")
-    group = trainer.add_argument_group("several processes (started on every host)")
-    group.add_argument(
-        "--distributed", action="store_true", help="TPU pod, Slurm, Kubernetes: found by itself"
+    group = trainer.add_argument_group(
+        "several processes",
+        "Start the same command on every host. On TPU pods, under srun and in indexed Kubernetes "
+        "jobs the processes find each other; elsewhere say where process 0 listens.",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, elsewhere")
+    group.add_argument(
+        "--distributed", action=argparse.BooleanOptionalAction,
+        help="fail where no others are found; --no-distributed does not look for any",
+    )  # fmt: skip
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num-processes", type=int, metavar="N", help="with --coordinator")
-    group.add_argument("--process-id", type=int, metavar="I", help="with --coordinator")
+    group.add_argument("--process-id", type=int, metavar="I", help="with --coordinator, 0 to N - 1")
+    group.add_argument(
+        "--heartbeat", type=int, metavar="SECONDS", default=HEARTBEAT,
+        help="a process without a sign of life for so long is dead, and the others end, with a "
+        "code other than 0 (default %(default)s, at least 1)",
+    )  # fmt: skip
     trainer.set_defaults(run=run, overridable=True)
 
 
@@ -54,9 +66,13 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: the parsed arguments.
     """
-    config = read_config(args.config, args.overrides)
-    if args.coordinator:
-        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-    elif args.distributed:
-        jax.distributed.initialize()
-    train(config.to_dict(), args.workdir)
+    place = choose_place(
+        os.environ,
+        distributed=args.distributed,
+        coordinator=args.coordinator,
+        num_processes=args.num_processes,
+        process_id=args.process_id,
+        kubernetes=find_spec("kubernetes") is not None,
+    )
+    join(place, heartbeat=args.heartbeat)  # a config is Python, and may touch the devices
+    train(read_config(args.config, args.overrides).to_dict(), args.workdir)
