@@ -37,6 +37,7 @@ from sdejax.likelihood.elbo import data_bound
 from sdejax.likelihood.ode import log_likelihood
 from sdejax.likelihood.quantisation import bits_per_dim, log_det, quantisation
 from sdejax.prediction import Denoiser, require_decodable
+from sdejax.samplers.base import SUCCESS
 from sdejax.sde import SDE
 from sdejax.tables import look_up, near
 from sdejax.times import information
@@ -181,6 +182,7 @@ def evaluator(
             y = y.astype(jnp.result_type(float))
             log_p, (spread, nfe, result) = value_of(key, y=y)
             log_p = log_p if integers else log_p + log_det(units, x.shape, y.dtype)
+        log_p = jnp.where(result == SUCCESS, log_p, jnp.nan)  # no number of what failed
         return Row(log_p, bits_per_dim(log_p, size), spread, nfe, result)
 
     return one
