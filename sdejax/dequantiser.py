@@ -11,6 +11,7 @@ beside a model, and ``likelihood.discrete_bound`` uses it:
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -167,11 +168,21 @@ def load(path: str | os.PathLike, scaling: Scaling, event_shape: tuple[int, ...]
     sizes: dict[str, Any] = {name: about.get(name) for name in SIZES}
     if not all(isinstance(size, int) and size >= 1 for size in sizes.values()):
         raise ValueError(f"{path}: got {sizes}; expected the sizes of a network; fit it again")
-    noise = uniform_noise(jax.random.key(0), scaling, event_shape, **sizes)
-    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, noise.params)]
+    # Nothing is made of a size that the parameters in the file do not show.
+    if sizes["layers"] != len(params) or max(sizes.values()) > _largest(params):
+        raise ValueError(f"{path}: got parameters of another network than {sizes}; fit it again")
+    make = partial(uniform_noise, scaling=scaling, event_shape=event_shape, **sizes)
+    expected = jax.eval_shape(lambda key: make(key).params, jax.random.key(0))
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{path}: got parameters of another network than {sizes}; fit it again")
-    return noise._replace(params=params)
+    return make(jax.random.key(0))._replace(params=params)
+
+
+def _largest(params: Params) -> int:
+    """No layer count or width of a network exceeds this."""
+    leaves = jax.tree.leaves(params)
+    return max([len(leaves), *(size for leaf in leaves for size in leaf.shape)])
 
 
 def _identity(q: Quantisation, event_shape: tuple[int, ...]) -> dict[str, Any]:

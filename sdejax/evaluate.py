@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +20,10 @@ from sdejax.data.base import Dataset
 from sdejax.dequantiser import Noise, quantisation_of
 from sdejax.evaluator import Row
 from sdejax.likelihood.quantisation import require_levels
+from sdejax.numpy_files import read_npz
 from sdejax.samplers.shards import by_shard, replicated
 from sdejax.types import Params
+from sdejax.untrusted import parse_json
 
 ABOUT = "about"  # the name in a file of what the rows are of
 
@@ -150,10 +151,14 @@ def load_rows(path: Path, about: Mapping[str, Any]) -> Row | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
-            saved = json.loads(str(file[ABOUT]))
-            rows = Row(*(file[name] for name in Row._fields))
-    except (ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+        arrays = read_npz(path, (*Row._fields, ABOUT))
+        saved = parse_json(str(arrays.pop(ABOUT)), ABOUT)
+        rows = Row(**arrays)
+        shapes = {leaf.shape for leaf in rows}
+        numbers = all(leaf.dtype.kind in "iuf" for leaf in rows)
+        if not isinstance(saved, dict) or len(shapes) != 1 or not numbers or rows.log_p.ndim != 1:
+            raise ValueError(f"rows of shapes {shapes}; expected numbers of one shape (n,) each")
+    except ValueError as error:
         raise ValueError(f"{path}: no results of an evaluation ({error}); remove it") from error
     wanted = json.loads(json.dumps(dict(about)))
     differing = [name for name in wanted if saved.get(name) != wanted[name]]

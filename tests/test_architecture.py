@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. A module imports from lower rows, and inside its own package without cycles.
 FLOORS = (
-    {"types"},
-    {"sde", "divergence"},
+    {"types", "untrusted"},
+    {"sde", "divergence", "numpy_files"},
     {"processes", "prediction", "grids", "times", "weights", "couplings", "noise_scales"},
     {"coordinates"},
     {"dynamics", "truth", "denoiser", "thresholding"},

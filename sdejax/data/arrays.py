@@ -7,61 +7,40 @@ training split, or left as they are.
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from sdejax.data.base import Dataset, check_split, hold_out
 from sdejax.data.scaling import Scaling, integers, standardise
+from sdejax.numpy_files import npz_names, open_npy, read_npz
 
 X_NAMES = ("x", "images", "data", "arr_0")
 LABEL_NAMES = ("label", "labels", "y")
 
 
-def _open(file: Path) -> Any:
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{file}: cannot be read: {error}; expected a complete .npy or .npz file of plain "
-            "numbers (no object arrays), as numpy.save writes it"
-        ) from error
-
-
-def _member(file: Path, members: Mapping[str, Any], name: str) -> np.ndarray:
-    try:
-        return members[name]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{file}: member {name!r} cannot be read: {error}; expected an array of plain numbers "
-            f"among {sorted(members)}; save it with an explicit dtype, not as an object array"
-        ) from error
-
-
-def _pick(file: Path, members: Mapping[str, Any], names: tuple[str, ...]) -> np.ndarray:
+def _pick(file: Path, members: Iterable[str], names: tuple[str, ...]) -> str:
+    known = list(members)
     for name in names:
-        if name in members:
-            return _member(file, members, name)
+        if name in known:
+            return name
     raise ValueError(
-        f"{file}: has members {sorted(members)}, expected one of {list(names)}; "
+        f"{file}: has members {sorted(known)[:20]}, expected one of {list(names)}; "
         "name the one to use, for example x='x_train'"
     )
 
 
 def _read(file: Path, x: str | None, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-    content = _open(file)
     if file.suffix == ".npy":
-        return content, None if labels is None else np.asarray(_open(Path(labels)))
-    with content as members:
-        values = _pick(file, members, X_NAMES if x is None else (x,))
-        if labels is not None or any(name in members for name in LABEL_NAMES):
-            return values, _pick(file, members, LABEL_NAMES if labels is None else (labels,))
-        return values, None
+        return open_npy(file), None if labels is None else np.asarray(open_npy(labels))
+    members = npz_names(file)
+    names = [_pick(file, members, X_NAMES if x is None else (x,))]
+    if labels is not None or any(name in members for name in LABEL_NAMES):
+        names.append(_pick(file, members, LABEL_NAMES if labels is None else (labels,)))
+    found = read_npz(file, names)
+    return found[names[0]], found[names[1]] if len(names) == 2 else None
 
 
 def _check_labels(file: Path, labels: np.ndarray, rows: int) -> Int32[np.ndarray, " n"]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,9 +25,12 @@ from tqdm import tqdm
 
 from sdejax.likelihood.dequantisation import Dequantiser, LogDensity, discrete_bound
 from sdejax.likelihood.quantisation import Quantisation, require_levels
+from sdejax.numpy_files import read_npz
 from sdejax.types import Key, Params, Scalar
+from sdejax.untrusted import parse_json
 
 ABOUT = "about"  # the name in a file of what is no array
+DEEPEST = 16  # modules within modules
 
 
 class History(NamedTuple):
@@ -191,15 +193,16 @@ def load_noise(path: str | os.PathLike) -> tuple[tuple[dict[str, Any], ...], dic
     """
     layers: dict[int, dict[str, Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = dict(json.loads(str(arrays[ABOUT])))
-            for name in (name for name in arrays.files if name != ABOUT):
-                place, *route, last = name.split("/")
-                node = layers.setdefault(int(place), {})
-                for part in route:
-                    node = node.setdefault(part, {})
-                node[last] = jnp.asarray(arrays[name])
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        about = parse_json(str(arrays.pop(ABOUT)), ABOUT)
+        if not isinstance(about, dict):
+            raise ValueError(f"{ABOUT} is {type(about).__name__}, expected a dict")
+        for name, leaf in arrays.items():
+            place, *route = name.split("/")
+            if leaf.dtype.kind != "f":
+                raise ValueError(f"{name!r} is {leaf.dtype}, expected floating point")
+            _hang(layers.setdefault(int(place), {}), name, route, jnp.asarray(leaf))
+    except (KeyError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: no dequantiser ({error}); expected an .npz of save_noise"
         ) from error
@@ -207,3 +210,15 @@ def load_noise(path: str | os.PathLike) -> tuple[tuple[dict[str, Any], ...], dic
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params)):
         raise ValueError(f"{path}: got parameters that are not finite; fit the dequantiser again")
     return params, about
+
+
+def _hang(tree: dict[str, Any], name: str, route: list[str], leaf: Array) -> None:
+    """Puts a leaf where its route says; a file may not overwrite one, or nest without end."""
+    *parents, last = route or [""]
+    for part in parents:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"{name!r} lies under an array")
+    if len(route) > DEEPEST or last in tree:
+        raise ValueError(f"{name!r} is nested too deeply, or twice there")
+    tree[last] = leaf

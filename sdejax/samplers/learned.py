@@ -16,7 +16,6 @@ Reference: Shaul et al. 2024, arXiv:2403.01329 (bespoke non-stationary solvers);
 from __future__ import annotations
 
 import os
-import zipfile
 from functools import partial
 from typing import NamedTuple
 
@@ -25,10 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sdejax.numpy_files import read_npz
 from sdejax.prediction import Denoiser, Estimate
 from sdejax.samplers.base import Method, Sampler, Stats, both_ends, finite, in_float64
 from sdejax.sde import SDE, coefficients
 from sdejax.types import Data, Times
+
+LARGEST = 2**24  # bytes of a solver in a file: a thousand evaluations and more
 
 
 class Solver(NamedTuple):
@@ -188,9 +190,9 @@ def load_solver(path: str | os.PathLike) -> Solver:
         FileNotFoundError: where there is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ts, weights = (np.asarray(arrays[name], float) for name in Solver._fields)
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path, Solver._fields, free=LARGEST)
+        ts, weights = (arrays[name].astype(float) for name in Solver._fields)
+    except ValueError as error:
         raise ValueError(
             f"{path}: no solver ({error}); expected an .npz of save_solver with {Solver._fields}"
         ) from error

@@ -56,7 +56,7 @@ def test_both_splits_are_standardised_with_the_training_moments(tmp_path, split)
 def test_object_arrays_are_refused_without_unpickling(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{}, None], object))
     np.save(tmp_path / "a.npy", np.array([{}, None], object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"a\.npz: member 'x' cannot be read: Object arrays"):
+    with pytest.raises(ValueError, match=r"a\.npz: member 'x' cannot be read: .*no object arrays"):
         load("npz", tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"a\.npy: cannot be read: .*no object arrays"):
         load("npz", tmp_path / "a.npy")
