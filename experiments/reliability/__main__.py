@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ SCENARIOS: dict[str, tuple[str, int]] = {
     "kills": ("experiments.reliability.kills", 200),
     "best": ("experiments.reliability.best", 200),
     "exits": ("experiments.reliability.exits", 20),
+    "flips": ("experiments.reliability.flips", 200),
+    "disk": ("experiments.reliability.disk", 20),
+    "lock": ("experiments.reliability.lock", 20),
 }
 
 HELP = """\
@@ -78,6 +82,7 @@ def main() -> None:
     args = parser().parse_args()
     if args.tries is not None and args.tries < 1:
         raise SystemExit(f"--tries {args.tries}: expected at least 1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = args.only or list(SCENARIOS)
     rows, failed = read_rows(args.out), []
     with tempfile.TemporaryDirectory(prefix="reliability_") as temporary:
