@@ -46,12 +46,14 @@ class Lazy:
         event: shape of one row.
         dtype: dtype of one row.
         read: ``read(i) -> [*event]``; it may be called from several threads.
+        identity: what tells cheaply that all rows are as before, e.g. names and sizes of files.
     """
 
     length: int
     event: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[int], np.ndarray]
+    identity: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,10 +87,15 @@ class Subset:
         """The stored dtype."""
         return self.column.dtype
 
+    @property
+    def identity(self) -> str | None:
+        """That of the other column; None for an array."""
+        return getattr(self.column, "identity", None)
+
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, indices: Int[np.ndarray, " b"]) -> np.ndarray:
+    def __getitem__(self, indices: Int[np.ndarray, " b"] | slice) -> np.ndarray:
         return self.column[self.indices[indices]]
 
 

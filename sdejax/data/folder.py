@@ -132,6 +132,7 @@ def folder(
         places = {name: place for place, name in enumerate(names)}
         labels = np.array([places[parts[depth]] for _, parts in kept], np.int32)
     read = functools.partial(_decode, files, (height, width, channels), size)
-    x = Lazy(len(files), (height, width, channels), np.dtype(np.uint8), read)
+    identity = repr([(p.relative_to(path).as_posix(), p.stat().st_size) for p in files])
+    x = Lazy(len(files), (height, width, channels), np.dtype(np.uint8), read, identity)
     whole = Dataset(path.name, split, x, integers(256), labels, len(names), names)
     return whole if divided else hold_out(whole, split, round(held_out * len(files)))

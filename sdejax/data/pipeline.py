@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from sdejax.data.base import Dataset
+from sdejax.data.contents import contents
 from sdejax.data.scaling import apply
 
 ORDER, FLIP = 0, 1  # the streams of a seed
@@ -178,7 +179,7 @@ def _check(dataset: Dataset, batch_size: int, seed: int, flip: bool) -> None:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hash size, shape, dtype and the first and last example: cheap, and enough to tell two apart.
+    """Hash size, shape, dtype and the first and last example: all that old checkpoints know.
 
     Returns:
         Sixteen hexadecimal digits.
@@ -193,7 +194,7 @@ def fingerprint(dataset: Dataset) -> str:
 def data_state(
     dataset: Dataset, batch_size: int, *, seed: int, flip: bool = False, next_step: int = 0
 ) -> dict[str, Any]:
-    """Describe the stream of batches, as JSON, for a checkpoint.
+    """Describe the stream of batches, as JSON, for a checkpoint; hashes the data set.
 
     Args:
         dataset: the data set.
@@ -212,6 +213,7 @@ def data_state(
         "split": dataset.split,
         "examples": len(dataset),
         "fingerprint": fingerprint(dataset),
+        "contents": contents(dataset),
         "scaling": dataset.scaling.to_json(),
         "batch_size": batch_size,
         "seed": seed,
@@ -225,14 +227,19 @@ def check_data_state(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to resume on another stream of batches.
 
     Args:
-        saved: the state of the checkpoint.
+        saved: the state of the checkpoint. One without ``contents``, or with those of another
+            version, is compared by the rest, ``fingerprint`` among it.
         now: the state of this run.
 
     Raises:
         ValueError: naming the first entry that differs; ``next_step`` may.
     """
+    version = now["contents"].partition(":")[0]
+    comparable = saved.get("contents", "").partition(":")[0] == version
     for name in now:
-        if name != "next_step" and saved.get(name) != now[name]:
+        if name == "next_step" or (name == "contents" and not comparable):
+            continue
+        if saved.get(name) != now[name]:
             raise ValueError(
                 f"{name}: the checkpoint was trained with {saved.get(name)!r}, got {now[name]!r}; "
                 "use the same data, batch size and seed to resume, or start in a new workdir"

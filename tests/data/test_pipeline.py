@@ -246,6 +246,19 @@ def test_resuming_on_another_stream_is_refused_by_name(change, name):
         check_data_state(saved, data_state(**(arguments | change)))
 
 
+def test_a_change_in_the_middle_is_refused_and_old_checkpoints_are_not():
+    one, other = numbered(9), numbered(9)
+    other.x[4] = 0.5
+    saved, now = (data_state(dataset, 4, seed=0) for dataset in (one, other))
+    with pytest.raises(ValueError, match=r"^contents: the checkpoint was trained with '1:"):
+        check_data_state(saved, now)
+    old = {name: value for name, value in saved.items() if name != "contents"}
+    check_data_state(old, now)
+    check_data_state(saved | {"contents": "0:abc"}, now)
+    with pytest.raises(ValueError, match=r"^fingerprint: "):
+        check_data_state(old, data_state(numbered(9, labelled=False), 4, seed=0))
+
+
 def test_other_contents_scaling_or_algorithm_are_noticed():
     one, other = numbered(8), numbered(8)
     other.x[7] = 0.5
