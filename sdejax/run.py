@@ -38,6 +38,7 @@ from sdejax.generate import Generator
 from sdejax.results import finish, generator_of, rows_of, save_picture
 from sdejax.train.catalog import read_meta
 from sdejax.train.checkpoint import Checkpoints
+from sdejax.train.hosts import check_agreement
 from sdejax.train.integrity import check_config
 from sdejax.train.logs import Logs
 from sdejax.train.loop import Task, host_params, restore_or_init, run_loop
@@ -95,7 +96,8 @@ def train(
         config["parallel"], loss_fn, tx, config["train"]["ema_decay"], batch_size,
         eval_loss_fn=eval_loss_fn, fsdp=config["fsdp"],
     )  # fmt: skip
-    stream = partial(data_state, train_data, batch_size, seed=seed, flip=flip)
+    stream = data_state(train_data, batch_size, seed=seed, flip=flip)
+    check_agreement({"config": _without_path(config), "data set": stream["contents"]})
     params_key, run_key, eval_key = jax.random.split(jax.random.key(seed), 3)
 
     def make_state() -> TrainState:
@@ -108,7 +110,7 @@ def train(
         if (newest := checkpoints.latest_step()) is not None:
             saved = read_meta(checkpoint_dir, newest)
             check_config(completed(saved["config"]), completed(config), MAY_CHANGE)
-            check_data_state(saved["data"], stream())
+            check_data_state(saved["data"], stream)
         if first:
             (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         state, _ = restore_or_init(layout, make_state, checkpoints)
@@ -131,7 +133,7 @@ def train(
                 schedule,
                 lambda step: {
                     "config": config,
-                    "data": stream(next_step=step),
+                    "data": stream | {"next_step": step},
                     "event_shape": list(parts.event_shape),
                     "num_classes": num_classes,
                 },
@@ -142,6 +144,12 @@ def train(
     if first:
         finish(config, generate, ema, train_data, held_out, workdir)
     return parts, state
+
+
+def _without_path(config: Mapping[str, Any]) -> str:
+    """What several processes have to agree on; each may keep the data elsewhere."""
+    data = {key: value for key, value in config["data"].items() if key != "path"}
+    return json.dumps({**config, "data": data}, sort_keys=True)
 
 
 def _labels_as_asked(loss_fn, parts: Parts):
