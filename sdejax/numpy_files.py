@@ -208,7 +208,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("it is encrypted, or packed otherwise than numpy.savez does")
-    with archive.open(info) as stream:
+    with archive.open(info) as opened:
+        stream: Any = opened
         head = read_header(stream)
         if head.offset + head.nbytes != info.file_size:
             raise ValueError(

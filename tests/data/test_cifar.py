@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from sdejax.data.cifar import read_pickle
+from sdejax.data.pickled import read_pickle
 from sdejax.data.sources import load
 
 RNG = np.random.default_rng(0)
