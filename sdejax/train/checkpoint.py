@@ -227,6 +227,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except BaseException:
+            with contextlib.suppress(Exception):  # its writer may still be at work, and fail too
+                self._manager._checkpointer.wait_until_finished()
             remove_unfinished(self.directory, self._newest)
             self._newest = max(all_steps(self.directory), default=-1)
             raise
