@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = 2**28  # bytes of a file; a batch of CIFAR-10 has 31 million
-LONGEST = 10**6  # instructions; a batch has about fifty thousand
+LONGEST = 3 * 10**5  # instructions; a batch has about fifty thousand
 
 NAMES = {
     "numpy.core.multiarray _reconstruct",
