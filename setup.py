@@ -38,7 +38,7 @@ setup(
         "test": [
             "beartype>=0.19",
             "blackjax>=1.2",
-            "datasets>=3.0",
+            "datasets>=4.0",
             "ipykernel>=6.29",
             "mypy>=1.13",
             "nbclient>=0.10",
@@ -52,7 +52,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "mcmc": ["blackjax>=1.2"],
-        "data": ["datasets>=3.0", "tensorflow-datasets>=4.9"],
+        "data": ["datasets>=4.0", "tensorflow-datasets>=4.9"],
         "bench": [
             "diffusers>=0.32",
             "flow-matching>=1.0",

@@ -22,13 +22,24 @@ SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "valid", "validation
 
 
 def _images(path: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    """Every image under ``path`` with its path's parts, sorted; hidden files are passed over."""
-    found = [(p, p.relative_to(path).parts) for p in sorted(path.rglob("*"))]
-    return [
-        (p, parts)
-        for p, parts in found
-        if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
-    ]
+    """Every image under ``path`` with its path's parts, sorted; hidden files are passed over.
+
+    Raises:
+        ValueError: for a link that leads out of the folder, or nowhere.
+    """
+    root, found = path.resolve(), []
+    for p in sorted(path.rglob("*")):
+        parts = p.relative_to(path).parts
+        if any(part.startswith(".") for part in parts):
+            continue
+        if p.is_symlink() and not (p.exists() and p.resolve().is_relative_to(root)):
+            raise ValueError(
+                f"{p}: a link to {p.readlink()}, which is not inside {path}; expected files of the "
+                "folder itself: copy what it leads to, or remove it"
+            )
+        if p.suffix.lower() in SUFFIXES and p.is_file():
+            found.append((p, parts))
+    return found
 
 
 def _choose_split(
@@ -50,7 +61,7 @@ def _choose_split(
 
 def _decode(files: list[Path], event: tuple[int, ...], size: int | None, index: int) -> np.ndarray:
     try:
-        with Image.open(files[index]) as image:
+        with Image.open(files[index], formats=pictures.FORMATS) as image:
             return pictures.expect(pictures.to_array(image, event[-1], size), event)
     except Exception as error:  # damaged data: OSError, SyntaxError, zlib.error, ...
         raise ValueError(
@@ -62,7 +73,7 @@ def _same_size(files: list[Path]) -> tuple[int, int]:
     first: tuple[int, int] | None = None
     for file in files:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=pictures.FORMATS) as image:
                 found = pictures.header_size(image)
         except Exception as error:
             raise ValueError(
@@ -105,7 +116,8 @@ def folder(
 
     Raises:
         FileNotFoundError: if there are no images, or the split has no folder.
-        ValueError: if sizes differ, a file is no image, or images lie next to class folders.
+        ValueError: if sizes differ, a file is no image, images lie next to class folders, or a
+            link leads out of the folder.
     """
     pictures.check_options(channels, size)
     found = _images(path)

@@ -1,13 +1,16 @@
 """Data sets of two hubs, read row by row: Hugging Face ``datasets`` and TensorFlow Datasets.
 
 Both libraries are optional (``pip install 'sdejax[data]'``) and are imported only when a loader is
-called. TensorFlow itself is not needed: TFDS reads ArrayRecord files with plain NumPy.
+called. TensorFlow itself is not needed: TFDS reads ArrayRecord files with plain NumPy. A name on a
+hub becomes a folder of the cache, so it is checked first; data sets that bring code are refused by
+``datasets`` 4 and newer, which know none.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +31,15 @@ def _extra(module: str, source: str) -> ModuleType:
             f"source {source!r} needs the package {module.replace('_', '-')!r} ({error}); "
             "install it with: pip install 'sdejax[data]'"
         ) from error
+
+
+def _check_hub_name(argument: str, name: str) -> None:
+    """A name that stays inside the cache of the library: words, divided by slashes and colons."""
+    if not re.fullmatch(r"\w[\w.+-]*([/:]\w[\w.+*-]*)*", name, re.ASCII) or ".." in name:
+        raise ValueError(
+            f"{argument}: got {name!r}, expected an existing folder or a name on the hub such as "
+            "'ylecun/mnist', of words divided by '/' or ':', without '..'"
+        )
 
 
 def _check_names(where: str, names: Iterable[str], wanted: dict[str, str]) -> None:
@@ -87,7 +99,8 @@ def hf(
 
     Raises:
         ImportError: if ``datasets`` is not installed; the message names the extra.
-        ValueError: if the split or a column is missing, or an image is damaged or of another size.
+        ValueError: if the name is none, the split or a column is missing, or an image is damaged or
+            of another size.
     """
     datasets = _extra("datasets", "hf")
     pictures.check_options(channels, size)
@@ -99,6 +112,10 @@ def hf(
         table = datasets.load_from_disk(path)  # one split, which may not say which
         _check_names(path, (table.split,) if table.split else ("train", "all"), {"split": split})
     else:
+        if not (path and Path(path).is_dir()):
+            _check_hub_name("path", path)
+        if config is not None:
+            _check_hub_name("config", config)
         table = datasets.load_dataset(path, config, split=split)
     wanted = {"image": image} | ({} if label is None else {"label": label})
     _check_names(path, table.column_names, wanted)
@@ -138,10 +155,12 @@ def tfds(
 
     Raises:
         ImportError: if ``tensorflow-datasets`` is not installed; the message names the extra.
-        ValueError: if a feature is missing, or an image is damaged or of another size.
+        ValueError: if the name is none, a feature is missing, or an image is damaged or of another
+            size.
     """
     library = _extra("tensorflow_datasets", "tfds")
     pictures.check_options(channels, size)
+    _check_hub_name("path", path)
     source = library.data_source(path, split=split, data_dir=data_dir)
     features = source.dataset_info.features
     wanted = {"image": image} | ({} if label is None else {"label": label})

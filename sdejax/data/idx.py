@@ -9,6 +9,7 @@ Reference: LeCun, Cortes, Burges, "The MNIST database of handwritten digits" (19
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxtyping import UInt8
 
 from sdejax.data.base import Dataset, check_split
 from sdejax.data.scaling import integers
+from sdejax.untrusted import require_claim
 
 WORDS = {"train": ("train",), "test": ("t10k", "test")}
 
@@ -32,24 +34,31 @@ def read_idx(file: Path, axes: int) -> UInt8[np.ndarray, "..."]:
     Raises:
         ValueError: if the magic number, the length or the compression is wrong.
     """
-    raw = file.read_bytes()
+    stored = file.stat().st_size
+    with file.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
     try:
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with gzip.open(file) if packed else file.open("rb") as stream:
+            head = stream.read(4 + 4 * axes)
+            expected, magic = 0x0800 + axes, int.from_bytes(head[:4], "big")
+            if len(head) < 4 + 4 * axes or magic != expected:
+                raise ValueError(
+                    f"{file}: got magic number 0x{magic:08x} in {stored} bytes, expected "
+                    f"0x{expected:08x} (IDX bytes, {axes} axes); check that this is the right file"
+                )
+            shape = struct.unpack(f">{axes}I", head[4:])
+            count = math.prod(shape)
+            # Before any memory is asked for: what is unpacked costs as much as the file says.
+            if packed:
+                require_claim(file, count, stored)
+            got = None if packed else stored - len(head)
+            values = np.frombuffer(stream.read(count + 1) if packed or got == count else b"", "u1")
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{file}: broken gzip data ({error}); fetch the file again") from error
-    expected = 0x0800 + axes
-    magic = int.from_bytes(raw[:4], "big")
-    if len(raw) < 4 + 4 * axes or magic != expected:
+    got = len(values) if got is None else got
+    if got != count:
         raise ValueError(
-            f"{file}: got magic number 0x{magic:08x} in {len(raw)} bytes, expected "
-            f"0x{expected:08x} (IDX bytes, {axes} axes); check that this is the right file"
-        )
-    shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * axes)
-    count = int(np.prod(shape, dtype=object))
-    if len(values) != count:
-        raise ValueError(
-            f"{file}: got {len(values)} values, expected {count} for shape {shape}; "
+            f"{file}: got {got} values{' or more' * packed}, expected {count} for shape {shape}; "
             "the file is truncated or has been appended to: fetch it again"
         )
     return values.reshape(shape)

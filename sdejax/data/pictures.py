@@ -11,6 +11,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Parsers that a picture may reach; one of the others would start Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MOST_PIXELS = 2**26  # of one picture, before it is decoded: 8192 x 8192
 EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 
@@ -34,7 +37,8 @@ def to_array(image: Image.Image, channels: int, size: int | None) -> UInt8[np.nd
         The picture, [height, width, channels].
 
     Raises:
-        ValueError: if the image has more than eight bits per channel (Pillow would clip it).
+        ValueError: if the image has more than eight bits per channel (Pillow would clip it), or
+            too many pixels to be unpacked.
         Exception: whatever Pillow raises on damaged data.
     """
     if image.mode not in EIGHT_BIT:
@@ -42,6 +46,7 @@ def to_array(image: Image.Image, channels: int, size: int | None) -> UInt8[np.nd
             f"got pixel mode {image.mode!r}, expected eight bits per channel; "
             "convert the image to 8-bit first"
         )
+    check_pixels(image)
     image = ImageOps.exif_transpose(image)
     if channels < 4 and image.has_transparency_data:
         image = image.convert("RGBA")
@@ -55,6 +60,15 @@ def to_array(image: Image.Image, channels: int, size: int | None) -> UInt8[np.nd
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
 
 
+def check_pixels(image: Image.Image) -> None:
+    """Raise ValueError for an image that claims more than ``MOST_PIXELS``; nothing is decoded."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(
+            f"claims {image.width} x {image.height} pixels, expected at most {MOST_PIXELS}; a few "
+            "kilobytes can claim terabytes, so make it smaller first"
+        )
+
+
 def expect(picture: np.ndarray, event: tuple[int, ...]) -> np.ndarray:
     """Return ``picture`` if its shape is ``event``, else raise ValueError naming ``size``."""
     if picture.shape != event:
@@ -65,6 +79,11 @@ def expect(picture: np.ndarray, event: tuple[int, ...]) -> np.ndarray:
 
 
 def header_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) from the header alone, as the camera meant it (JPEG orientation)."""
+    """(height, width) from the header alone, as the camera meant it (JPEG orientation).
+
+    Raises:
+        ValueError: for too many pixels.
+    """
+    check_pixels(image)
     sideways = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
     return (image.width, image.height) if sideways else (image.height, image.width)

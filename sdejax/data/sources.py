@@ -30,6 +30,7 @@ from sdejax.data.scaling import Scaling, integers
 from sdejax.data.toy import TOYS
 
 DIGITS_HELD_OUT = 297
+MOST_POINTS = 10**7
 
 
 def digits(split: str) -> Dataset:
@@ -53,13 +54,13 @@ def toy(split: str, *, toy: str = "two_moons", n: int = 10_000, seed: int = 0) -
     """``n`` points of a toy distribution, [n, 2]; each split has its own key.
 
     Raises:
-        ValueError: if the name is unknown or ``n`` is not positive.
+        ValueError: if the name is unknown or ``n`` is not 1 to ten million.
     """
     check_split(split, SPLITS)
     if toy not in TOYS:
         raise ValueError(f"toy: got {toy!r}, expected one of {list(TOYS)}{_nearest(toy, TOYS)}")
-    if n < 1:
-        raise ValueError(f"n: got {n}, expected a positive number of points")
+    if not 1 <= n <= MOST_POINTS:
+        raise ValueError(f"n: got {n}, expected 1 to {MOST_POINTS} points")
     key = jax.random.fold_in(jax.random.key(seed), SPLITS.index(split))
     return Dataset(toy, split, np.asarray(TOYS[toy](key, n)), Scaling())
 

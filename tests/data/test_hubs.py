@@ -141,3 +141,25 @@ def test_a_missing_library_names_the_extra(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)  # makes the import fail
     with pytest.raises(ImportError, match=r"pip install 'sdejax\[data\]'"):
         load(name, "mnist")
+
+
+NAMES_THAT_LEAD_OUT = [
+    "../../x", "/etc/passwd", "a/../../b", "a//b", "~/x", "a\\b", "a b", "http://x/y", "-o", "",
+    "a/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
+def test_a_name_that_leads_out_of_the_cache_is_refused(monkeypatch, hub, name):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module("tensorflow_datasets"))
+    for asked in (("hf", name, {}), ("tfds", name, {}), ("hf", "some/name", {"config": name})):
+        source, path, options = asked
+        with pytest.raises(ValueError, match=r"(path|config): got .* without '\.\.'"):
+            load(source, path, **options)
+    assert hub == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "a_b/c-d.e", "glue/cola:2.*.*"])
+def test_names_as_hubs_have_them_are_asked_for(hub, name):
+    load("hf", name)
+    assert hub == [((name, None), {"split": "train"})]
