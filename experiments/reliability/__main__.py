@@ -18,6 +18,8 @@ from experiments.reliability.report import read_rows, row, write_report
 SCENARIOS: dict[str, tuple[str, int]] = {
     "kills": ("experiments.reliability.kills", 200),
     "best": ("experiments.reliability.best", 200),
+    "resume": ("experiments.reliability.resume", 5),
+    "sigterm": ("experiments.reliability.sigterm", 20),
     "exits": ("experiments.reliability.exits", 20),
     "flips": ("experiments.reliability.flips", 200),
     "disk": ("experiments.reliability.disk", 20),

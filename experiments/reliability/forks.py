@@ -109,6 +109,15 @@ class Life:
         assert self.code is not None
         return self.code
 
+    def succeeds(self) -> None:
+        """Wait for the end, which has to be a good one.
+
+        Raises:
+            RuntimeError: the exit code is not 0.
+        """
+        if self.end() != 0:
+            raise RuntimeError(f"code {self.code}; stderr: {self._errors.read_text()[-2000:]}")
+
 
 class Forks:
     """The process that forks; a context manager.
