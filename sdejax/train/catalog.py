@@ -11,7 +11,6 @@ raise together.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from typing import Any
@@ -22,6 +21,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from sdejax.train.integrity import CheckpointError, limited_lines, manifest_problem
+from sdejax.train.leaves import require_payload
+from sdejax.train.stored_arrays import require_arrays
+from sdejax.untrusted import read_json
 
 COMMITTED = "commit_success.txt"  # written last; without it there is no step
 
@@ -125,7 +127,8 @@ def checked_payload(step_directory: epath.Path, under: str = "") -> dict[str, An
         "leaves" (names, shapes, dtypes), "score" and the caller's "meta".
 
     Raises:
-        CheckpointError: a missing, truncated or changed file.
+        CheckpointError: a missing, truncated or changed file, or, where all are checked, arrays
+            that are not as "leaves" says.
     """
     problem = step_problem(step_directory, under)
     if problem is not None:
@@ -134,11 +137,23 @@ def checked_payload(step_directory: epath.Path, under: str = "") -> dict[str, An
             f"{problem}\nNothing was changed. "
             f"Restore the file, or remove {step_directory} to go on from another step: {others}"
         )
-    return _payload(step_directory)
+    payload = _payload(step_directory)
+    if not under:
+        require_arrays(step_directory, payload["leaves"])
+    return payload
 
 
 def _payload(step_directory: epath.Path) -> dict[str, Any]:
-    return json.loads((step_directory / "meta" / "metadata").read_text())
+    """The JSON part, of the kinds that ``Checkpoints.save`` writes."""
+    path = step_directory / "meta" / "metadata"
+    try:
+        payload = read_json(path)
+        require_payload(payload)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: not as a checkpoint is saved ({error!s:.300}); take another step"
+        ) from error
+    return payload
 
 
 def all_agree(fine: bool) -> bool:

@@ -8,7 +8,7 @@
 Restoring takes shapes and shardings from the caller, so another number of devices or another
 layout is no special case. A damaged newest step is set aside when the directory is opened, and the
 run goes on from the one before. With several processes, every call is made by all of them at the
-same step. This is the only module that knows the checkpoint library.
+same step. Of the other modules only ``stored_arrays`` knows the checkpoint library.
 """
 
 from __future__ import annotations

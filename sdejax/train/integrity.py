@@ -2,17 +2,22 @@
 
 Each step directory carries ``manifest.json``: size and sha256 of every data file. It is written
 after the data and before the commit marker, so a committed step always has one. Array formats do
-not notice a flipped bit; the manifest does, and names the file.
+not notice a flipped bit; the manifest does, and names the file. Links are refused, and so is a file
+that the manifest does not list.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
+
+from sdejax.untrusted import read_json
 
 MANIFEST = "manifest.json"
 # Written by the checkpoint library after the manifest; they hold no data.
@@ -29,15 +34,36 @@ def _digest(path: epath.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _irregular(path: epath.Path) -> str | None:
+    """What a local path is instead of a file or a folder; links are not followed."""
+    if "://" in str(path):
+        return None
+    mode = os.lstat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "a link" if stat.S_ISLNK(mode) else "no regular file"
+
+
 def _data_files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
     found: dict[str, epath.Path] = {}
     for path in directory.iterdir():
         name = prefix + path.name
+        if kind := _irregular(path):
+            raise CheckpointError(f"{path}: {kind}; expected files and folders of the step itself")
         if path.is_dir():
             found |= _data_files(path, name + "/")
         elif name not in _NOT_DATA:
             found[name] = path
     return found
+
+
+def stored_bytes(directory: epath.Path) -> int:
+    """Bytes of all files under a directory.
+
+    Raises:
+        CheckpointError: for a link or what is no regular file.
+    """
+    return sum(path.stat().length for path in _data_files(directory).values())
 
 
 def write_manifest(directory: epath.Path) -> None:
@@ -71,14 +97,25 @@ def manifest_problem(
     if not manifest.exists():
         return f"{manifest}: missing"
     try:
-        files = dict(json.loads(manifest.read_text())["files"])
+        present = _data_files(directory)
+        files = dict(read_json(manifest)["files"])
         expected = {name: (int(f["size"]), str(f["sha256"])) for name, f in files.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except CheckpointError as error:
+        return str(error)
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         return f"{manifest}: not readable as a manifest ({type(error).__name__}: {error})"
+    # Names are never followed out of the step: a listed file is one that was found in it.
+    absent = sorted(set(expected) - set(present))
+    odd = [name for name in absent if name.startswith("/") or ".." in name.split("/")]
+    if odd:
+        return f"{manifest}: names {odd[0]!r}, which leads out of the step"
+    unlisted = sorted(name for name in set(present) - set(expected) if name.startswith(under))
+    if unlisted:
+        return f"{directory / unlisted[0]}: not in the manifest; it was added after the save"
     wanted = sorted(name for name in expected if name.startswith(under))
     for name in wanted[part::parts]:
         path, (size, sha256) = directory / name, expected[name]
-        if not path.exists():
+        if name not in present:
             return f"{path}: missing, expected {size} bytes"
         if path.stat().length != size:
             return f"{path}: expected {size} bytes, found {path.stat().length}"

@@ -7,6 +7,7 @@ are compared by name, shape and dtype before an array is read. A typed key is st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,3 +121,25 @@ def check_leaves(saved: Mapping[str, Any], expected: Mapping[str, Any], where: s
             f"{len(lines)} leaves:{limited_lines(lines)}\n"
             "Use the config it was saved with, or another --workdir."
         )
+
+
+def require_payload(payload: Any) -> None:
+    """Refuses what is not the JSON part of a checkpoint.
+
+    Args:
+        payload: {"leaves": ``leaf_table``, "score": a finite number or None, "meta": a dict}.
+
+    Raises:
+        ValueError: naming the entry that does not fit.
+    """
+    score = payload["score"]
+    if score is not None and not (type(score) in (int, float) and math.isfinite(score)):
+        raise ValueError(f"score: got {score!r}, expected a finite number or null")
+    if not isinstance(payload["meta"], dict):
+        raise ValueError(f"meta: got {type(payload['meta']).__name__}, expected an object")
+    for name, leaf in payload["leaves"].items():
+        shape, dtype = leaf
+        if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**48 for n in shape):
+            raise ValueError(f"leaf {name[:200]!r}: got shape {shape!s:.200}, expected sizes")
+        if not isinstance(dtype, str) or len(shape) > 32 or name.count("/") > 64:
+            raise ValueError(f"leaf {name[:200]!r}: got {dtype!s:.200}, expected a type of numbers")
