@@ -192,7 +192,7 @@ def build_schedule(config: Mapping[str, Any]) -> Schedule:
     """
     plan = config["train"]
     for name in sorted(set(plan) - {"ema_decay"}):
-        least = 0 if name == "sample_every" else 1
+        least = 0 if name in ("sample_every", "max_rollbacks") else 1
         if plan[name] < least:
             raise ValueError(f"train.{name}: got {plan[name]}; expected at least {least}")
     return Schedule(

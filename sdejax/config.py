@@ -72,6 +72,7 @@ def default_config() -> ConfigDict:
     config.train.steps = 10_000
     config.train.ema_decay = 0.999
     config.train.max_bad_steps = 10  # gradients in a row that may be not finite
+    config.train.max_rollbacks = 0  # then: back to the last checkpoint this often; 0: the run stops
     config.train.log_every = 50
     config.train.eval_every = 1000
     config.train.eval_batches = 4

@@ -6,14 +6,16 @@
     <workdir>/samples/step_*.png       what the averaged parameters draw, now and then
     <workdir>/samples.png, report.txt, report.json   at the end
 
-The same call goes on from the newest checkpoint. With several processes each reads its share of
-every batch, and process 0 alone writes logs and pictures.
+The same call goes on from the newest checkpoint that is good. With several processes each reads
+its share of every batch, and process 0 alone writes logs and pictures.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,15 +43,17 @@ from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.hosts import check_agreement
 from sdejax.train.integrity import check_config
 from sdejax.train.logs import Logs
-from sdejax.train.loop import Task, host_params, restore_or_init, run_loop
+from sdejax.train.loop import Diverged, Task, host_params, restore_or_init, roll_back, run_loop
 from sdejax.train.parallel import Parallel, parallel
+from sdejax.train.preemption import Preemption, preemption_notice
 from sdejax.train.state import TrainState, init_state
 from sdejax.types import Key
 
 # What a run may be resumed with another value of: how long, how often, how many devices.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.sample_every",
-    "train.checkpoint_every", "train.keep", "train.max_bad_steps", "parallel", "fsdp",
+    "train.checkpoint_every", "train.keep", "train.max_bad_steps", "train.max_rollbacks",
+    "parallel", "fsdp",
     "sample", "data.path",
 )  # fmt: skip
 
@@ -78,8 +82,21 @@ def train(
         ValueError: for a config that cannot be run, before anything is compiled.
         CheckpointError: where the workdir belongs to another config or is damaged.
         Preempted: after saving, on SIGTERM.
-        Diverged: where the gradients stay not finite.
+        Diverged: where the gradients stay not finite, ``config.train.max_rollbacks`` returns to the
+            newest checkpoint notwithstanding.
     """
+    with preemption_notice() as notice:
+        return _train(config, workdir, network, sde, data, notice)
+
+
+def _train(
+    config: Mapping[str, Any],
+    workdir: Path,
+    network: Any,
+    sde: Any,
+    data: tuple[Dataset, Dataset] | None,
+    notice: Preemption,
+) -> tuple[Parts, TrainState]:
     train_data, held_out = build_data(config) if data is None else data
     num_classes = train_data.num_classes or None
     parts = build_model(config, train_data.event_shape, num_classes, network=network, sde=sde)
@@ -117,29 +134,46 @@ def train(
         step = int(jax.device_get(state.step))
         if first:
             _announce(config, parts, train_data, state, step, workdir)
-        with (
-            Logs(workdir, active=first) as logs,
-            batches(train_data, batch_size, seed=seed, start_step=step, flip=flip) as rows,
-        ):
-            evaluate = partial(_held_out_loss, layout, held_out, config, eval_key)
-            generate = generator_of(config, parts, train_data.scaling)
-            pictures = _picture_tasks(config, generate, train_data, workdir, logs)
-            state = run_loop(
-                layout,
-                state,
-                rows,
-                checkpoints,
-                logs,
-                schedule,
-                lambda step: {
-                    "config": config,
-                    "data": stream | {"next_step": step},
-                    "event_shape": list(parts.event_shape),
-                    "num_classes": num_classes,
-                },
-                (Task(plan["eval_every"], evaluate), *pictures),
-                batch_size,
-            )
+        evaluate = partial(_held_out_loss, layout, held_out, config, eval_key)
+        generate = generator_of(config, parts, train_data.scaling)
+
+        def meta(step: int) -> dict[str, Any]:
+            return {
+                "config": config,
+                "data": {**stream, "next_step": step},
+                "event_shape": list(parts.event_shape),
+                "num_classes": num_classes,
+            }
+
+        def go_on(state: TrainState, step: int, rollbacks: int) -> TrainState:
+            with (
+                Logs(workdir, active=first, step=step) as logs,
+                batches(train_data, batch_size, seed=seed, start_step=step, flip=flip) as rows,
+            ):
+                if rollbacks:
+                    logs.scalars(step, {"rollbacks": rollbacks})
+                pictures = _picture_tasks(config, generate, train_data, workdir, logs)
+                tasks = (Task(plan["eval_every"], evaluate), *pictures)
+                return run_loop(
+                    layout, state, rows, checkpoints, logs, schedule, meta, tasks, batch_size,
+                    notice=notice,
+                )  # fmt: skip
+
+        for rollbacks in itertools.count():
+            try:
+                state = go_on(state, step, rollbacks)
+                break
+            except Diverged as error:
+                if rollbacks == plan["max_rollbacks"]:
+                    raise
+                state = roll_back(layout, make_state, checkpoints, rollbacks + 1)
+                step = int(jax.device_get(state.step))
+                if first:
+                    warnings.warn(
+                        f"{error}\nGoing back to step {step} with other random numbers, time "
+                        f"{rollbacks + 1} of {plan['max_rollbacks']} (train.max_rollbacks)",
+                        stacklevel=3,
+                    )
     ema = host_params(state.ema_params)
     if first:
         finish(config, generate, ema, train_data, held_out, workdir)
@@ -170,7 +204,7 @@ def _held_out_loss(
     key: Key,
     step: int,
     state: TrainState,
-) -> dict[str, float]:
+) -> Iterator[dict[str, float]]:
     """The loss of the averaged parameters, over the same held-out batches and noise each time."""
     losses = []
     with batches(held_out, config["data"]["batch_size"], seed=0, prefetch=1) as rows:
@@ -179,7 +213,8 @@ def _held_out_loss(
                 state.ema_params, jax.random.fold_in(key, index), layout.place_batch(next(rows))
             )
             losses.append(metrics["loss"])
-    return {"held_out_loss": float(jnp.mean(jnp.stack(losses)))}
+            yield {}
+    yield {"held_out_loss": float(jnp.mean(jnp.stack(losses)))}
 
 
 def _picture_tasks(
@@ -190,7 +225,7 @@ def _picture_tasks(
     if every == 0:
         return ()
 
-    def run(step: int, state: TrainState) -> dict[str, float]:
+    def run(step: int, state: TrainState) -> list[dict[str, float]]:
         params = host_params(state.ema_params)
         if jax.process_index() == 0:
             x, _ = generate(params, config["sample"]["num"], seed=config["seed"])
@@ -198,9 +233,9 @@ def _picture_tasks(
             picture = save_picture(path, x, data.scaling, rows_of(data, len(x))["x"])
             if picture is not None:
                 logs.picture(step, "samples", picture)
-        return {}
+        return [{}]
 
-    return (Task(every, run),)
+    return (Task(every, run, saved=True),)
 
 
 def _announce(

@@ -158,8 +158,8 @@ def test_another_thread_may_train_but_is_not_told_of_signals():
     found = []
 
     def work():
-        with preemption_notice() as requested:
-            found.append(requested(1))
+        with preemption_notice() as notice:
+            found.append(notice.requested())
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -8,20 +8,23 @@ that is interrupted and started again goes through the same states as one that i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Array
 from tqdm import tqdm
 
+from sdejax.train.catalog import all_steps
 from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.logs import Logs
 from sdejax.train.parallel import Parallel, throttle
-from sdejax.train.preemption import preemption_notice
+from sdejax.train.preemption import Preemption
 from sdejax.train.state import TrainState
-from sdejax.types import Params
+from sdejax.types import Key, Params
 
 
 class Preempted(Exception):
@@ -38,13 +41,17 @@ class Diverged(FloatingPointError):
 
 
 class Task(NamedTuple):
-    """Something done every ``every`` steps and after the last one: ``run(step, state) -> metrics``.
+    """Something done every ``every`` steps and after the last one.
 
-    It is called on every process; the metrics it returns are logged.
+    ``run(step, state)`` is called on every process and gives metrics to be logged, piece by piece
+    (a generator, or a list of one). Between the pieces, which must be equally many on every
+    process, the run may be stopped. ``saved`` asks for the state to be saved before: for work that
+    takes long in one piece.
     """
 
     every: int
-    run: Callable[[int, TrainState], Mapping[str, float]]
+    run: Callable[[int, TrainState], Iterable[Mapping[str, float]]]
+    saved: bool = False
 
 
 class Schedule(NamedTuple):
@@ -78,6 +85,32 @@ def restore_or_init(
     return layout.place(state), meta
 
 
+def roll_back(
+    layout: Parallel, make_state: Callable[[], TrainState], checkpoints: Checkpoints, attempt: int
+) -> TrainState:
+    """The newest checkpoint's state, to go on from with other random numbers after a divergence.
+
+    The batches are the same again; the key is ``fold_in(key, 2^32 - attempt)``, which no step uses.
+
+    Args:
+        layout: the step on its devices.
+        make_state: makes the state at step 0, which is gone back to where nothing is saved yet.
+        checkpoints: of this run.
+        attempt: 1, 2, ...
+
+    Returns:
+        The state on its devices, with no bad steps behind it.
+    """
+    state, _ = restore_or_init(layout, make_state, checkpoints)
+
+    def afresh(key: Key, bad_streak: Array) -> tuple[Key, Array]:
+        return jax.random.fold_in(key, np.uint32(2**32 - attempt)), jnp.zeros_like(bad_streak)
+
+    places = state.key.sharding, state.bad_streak.sharding
+    key, bad_streak = jax.jit(afresh, out_shardings=places)(state.key, state.bad_streak)
+    return state._replace(key=key, bad_streak=bad_streak)
+
+
 def run_loop(
     layout: Parallel,
     state: TrainState,
@@ -88,8 +121,12 @@ def run_loop(
     meta: Callable[[int], Mapping[str, Any]],
     tasks: tuple[Task, ...] = (),
     examples_per_step: int = 1,
+    *,
+    notice: Preemption,
 ) -> TrainState:
     """Trains from ``state.step`` to ``schedule.steps``.
+
+    Amid steps whose gradients are not finite nothing is saved or drawn, unless the run has to end.
 
     Args:
         layout: the step on its devices.
@@ -101,9 +138,10 @@ def run_loop(
         meta: ``step -> JSON`` to save beside the state.
         tasks: what else to do now and then.
         examples_per_step: global batch size, for the throughput shown.
+        notice: whether the machine is about to be taken away.
 
     Returns:
-        The last state.
+        The last state, which is saved.
 
     Raises:
         Preempted: after saving, when the machine is about to be taken away.
@@ -112,13 +150,25 @@ def run_loop(
     start = int(jax.device_get(state.step))
     wait = throttle()
     scores: dict[str, float] = {}
-    clock, counted = time.monotonic(), start
+    clock, counted, owed = time.monotonic(), start, False
+
+    def carry_out(task: Task, step: int, state: TrainState) -> bool:
+        """Whether to stop."""
+        for piece in task.run(step, state):
+            if found := {name: float(value) for name, value in piece.items()}:
+                scores.update(found)
+                logs.scalars(step, found)
+            if notice.requested():
+                return True
+        return False
+
     bar = tqdm(
         total=schedule.steps, initial=start, unit="step", desc="compiling", disable=not logs.active
     )
-    with bar, preemption_notice() as requested:
+    with bar:
         for step in range(start + 1, schedule.steps + 1):
             state, metrics = layout.step(state, layout.place_batch(next(batches)))
+            notice.unsaved(True)
             last = step == schedule.steps
             _check_streak(wait((step, metrics)), schedule.max_bad_steps)
             if step == start + 1:
@@ -129,22 +179,37 @@ def run_loop(
                 _check_streak((step, metrics), schedule.max_bad_steps)
                 rate = (step - counted) * examples_per_step / (time.monotonic() - clock)
                 logs.scalars(step, {**numbers, "examples_per_second": rate})
-                bar.set_postfix(_shown(numbers, rate, scores))
+                if logs.active:
+                    saved = max(all_steps(checkpoints.directory), default=0)
+                    bar.set_postfix(_shown(numbers, rate, scores, saved))
             due = [task for task in tasks if step % task.every == 0 or last]
+            drawings = [task for task in due if task.saved]
+            stop = notice.requested()
             for task in due:
-                found = {name: float(value) for name, value in task.run(step, state).items()}
-                scores |= found
-                if found:
-                    logs.scalars(step, found)
+                if not task.saved:
+                    stop = stop or carry_out(task, step, state)
+            owed = owed or step % schedule.save_every == 0
+            if owed or last or stop or drawings:
+                # Saving waits for the step anyway.
+                calm = _check_streak((step, metrics), schedule.max_bad_steps) == 0
+                if calm or last or stop:
+                    checkpoints.save(step, layout.portable(state), meta(step), scores)
+                    owed = False
+                else:
+                    drawings = []
+                if drawings or last or stop:
+                    checkpoints.wait()
+                    notice.unsaved(False)
+                    if last:
+                        bar.set_postfix(_shown(numbers, rate, scores, step))
+                    if stop or notice.requested():
+                        raise Preempted(step)
+            for task in drawings:
+                logs.flush()
+                if carry_out(task, step, state):
+                    raise Preempted(step)
             if due or step % schedule.log_every == 0:  # the throughput is that of training alone
                 clock, counted = time.monotonic(), step
-            stop = requested(step) and not last
-            if step % schedule.save_every == 0 or last or stop:
-                _check_streak((step, metrics), schedule.max_bad_steps)  # saving waits for it anyway
-                checkpoints.save(step, layout.portable(state), meta(step), scores)
-            if stop:
-                checkpoints.wait()
-                raise Preempted(step)
     return state
 
 
@@ -169,7 +234,7 @@ def host_params(params: Params) -> Params:
 
 
 def _shown(
-    numbers: Mapping[str, float], rate: float, scores: Mapping[str, float]
+    numbers: Mapping[str, float], rate: float, scores: Mapping[str, float], saved: int
 ) -> dict[str, str]:
     """What the progress bar says behind the time left."""
     shown = {"loss": f"{numbers['loss']:.4f}", "examples/s": f"{rate:.0f}"}
@@ -177,13 +242,13 @@ def _shown(
         shown["held-out"] = f"{scores['held_out_loss']:.4f}"
     if numbers["skipped"]:
         shown["skipped"] = f"{numbers['skipped']:.0f}"
-    return shown
+    return shown | {"saved": str(saved)}
 
 
-def _check_streak(finished: tuple[int, Mapping[str, Any]] | None, limit: int) -> None:
-    """Stops a run whose gradients have not been finite for ``limit`` steps."""
+def _check_streak(finished: tuple[int, Mapping[str, Any]] | None, limit: int) -> int:
+    """How many steps in a row had no finite gradient; stops the run at ``limit``."""
     if finished is None:
-        return
+        return 0
     step, metrics = finished
     streak = int(metrics["bad_streak"])
     if streak >= limit:
@@ -192,3 +257,4 @@ def _check_streak(finished: tuple[int, Mapping[str, Any]] | None, limit: int) ->
             f"(loss {float(metrics['loss'])}); the parameters are those of step {step - streak}. "
             "Lower the learning rate, clip gradients (optimizer.clip_norm), or look at the data"
         )
+    return streak

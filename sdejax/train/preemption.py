@@ -1,19 +1,26 @@
 """Noticing that the machine is about to be taken away.
 
-Schedulers send SIGTERM and kill half a minute later or so. The loop asks at each step boundary,
-saves, closes and exits with ``EXIT_CODE``. One process catches the signal itself. Several must
-stop at the *same* step although only one may have been signalled: there the jax runtime catches
-the signal and agrees on a step, which needs to be asked about at every step by every process.
-Ctrl-C stays a KeyboardInterrupt. Python lets only the main thread catch signals: in another one a
-run is not told.
+Schedulers send SIGTERM and kill half a minute later or so. A run with unsaved work asks at each
+step boundary and between the batches of an evaluation, saves, closes and exits with ``EXIT_CODE``.
+While nothing is unsaved, in the start-up, the first compilation and the drawing of samples, it ends
+at once, even in the middle of a call that Python cannot interrupt.
+
+One process catches the signal itself. Several must stop at the *same* step although only one may
+have been signalled: there the jax runtime catches the signal and agrees on a step, which needs to
+be asked about equally often by every process. Ctrl-C stays a KeyboardInterrupt. Python lets only
+the main thread catch signals: in another one a run is not told.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -22,25 +29,71 @@ EXIT_CODE = 143
 """128 + SIGTERM: what a shell and a scheduler see of any process that SIGTERM ended, so that
 "preempted, start it again" is told apart from "done" (0) and from "failed" (1)."""
 
+_AT_ONCE = b"\nsdejax: stopped by SIGTERM; nothing was unsaved, run the same command to go on\n"
+
+
+class Preemption(NamedTuple):
+    """What a run asks, and what it says of itself.
+
+    Attributes:
+        requested: ``() -> bool``: whether to save and stop now. With one process it stays true;
+            with several it is true at exactly one call, the same on all of them.
+        unsaved: ``(bool) -> None``: whether a sudden end would lose work. Before the first call it
+            would not.
+    """
+
+    requested: Callable[[], bool]
+    unsaved: Callable[[bool], None]
+
 
 @contextmanager
-def preemption_notice() -> Iterator[Callable[[int], bool]]:
+def preemption_notice() -> Iterator[Preemption]:
     """Watch for preemption while the context is open.
 
     Yields:
-        ``requested(step) -> bool``: whether to save and stop after this step. With one process it
-        stays true; with several it is true at exactly one step, on all of them, so it must be
-        called once per step with the same steps everywhere.
+        The notice. A process of its own ends with ``EXIT_CODE`` where nothing is unsaved.
     """
     if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False
-        return
-    noticed = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: noticed.set())
+        calls = itertools.count(1)
+        sync_point = multihost_utils.reached_preemption_sync_point
+        yield Preemption(lambda: sync_point(next(calls)), lambda unsaved: None)
+    elif threading.current_thread() is not threading.main_thread():
+        yield Preemption(lambda: False, lambda unsaved: None)
+    else:
+        noticed, unsaved = threading.Event(), threading.Event()
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: noticed.set())
+        try:
+            with _end_at_once(unless=unsaved):
+                yield Preemption(
+                    noticed.is_set, lambda yes: unsaved.set() if yes else unsaved.clear()
+                )
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _end_at_once(unless: threading.Event) -> Iterator[None]:
+    """A thread that ends the process on SIGTERM.
+
+    A handler runs in the main thread, which may be compiling for minutes; the number of the signal
+    is written to a socket at once.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while number := reader.recv(1):
+            if number[0] == signal.SIGTERM and not unless.is_set():
+                os.write(2, _AT_ONCE)
+                os._exit(EXIT_CODE)
+
+    thread = threading.Thread(target=watch, name="sdejax-sigterm", daemon=True)
+    thread.start()
     try:
-        yield lambda step: noticed.is_set()
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.set_wakeup_fd(previous)
+        writer.close()
+        thread.join()
+        reader.close()

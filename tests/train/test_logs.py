@@ -44,7 +44,7 @@ def test_pictures_reach_tensorboard(tmp_path, shape):
 
 def test_a_resumed_run_appends(tmp_path):
     for step in (1, 2):
-        with Logs(tmp_path) as logs:
+        with Logs(tmp_path, step=step - 1) as logs:
             logs.scalars(step, {"loss": 1.0})
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
@@ -61,3 +61,18 @@ def test_files_are_closed_on_an_error(tmp_path):
         logs.scalars(1, {"loss": 1.0})
         raise RuntimeError("mine")
     assert [step for step, _ in events(tmp_path)] == [1]
+
+
+def test_a_run_that_goes_on_drops_what_it_will_write_again(tmp_path):
+    with Logs(tmp_path) as logs:
+        for step in (2, 4, 6):
+            logs.scalars(step, {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # cut off
+    with Logs(tmp_path, step=4) as logs:
+        logs.scalars(6, {"loss": 66})
+    assert lines(tmp_path) == [{"step": s, "loss": n} for s, n in ((2, 2), (4, 4), (6, 66))]
+    with Logs(tmp_path, active=False, step=0):
+        pass
+    assert len(lines(tmp_path)) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]

@@ -18,9 +18,11 @@ from sdejax.train.loop import (
     Task,
     host_params,
     restore_or_init,
+    roll_back,
     run_loop,
 )
 from sdejax.train.parallel import parallel
+from sdejax.train.preemption import preemption_notice
 
 
 class Run:
@@ -42,24 +44,28 @@ class Run:
             yield batch
             step += 1
 
-    def __call__(self, tasks=(), batches=None, **schedule):
+    def __call__(self, tasks=(), batches=None, rolled_back=0, **schedule):
         schedule = {"log_every": 2, "save_every": 3, "max_bad_steps": 3, **schedule}
         with (
             Checkpoints(self.workdir / "checkpoints", keep=9, best="score") as checkpoints,
             Logs(self.workdir, active=self.active) as logs,
         ):
             state, self.found = restore_or_init(self.layout, make_state, checkpoints)
-            return run_loop(
-                self.layout,
-                state,
-                self._batches(int(state.step)) if batches is None else batches,
-                checkpoints,
-                logs,
-                Schedule(**schedule),
-                lambda step: {"at": step},
-                tasks,
-                ROWS,
-            )
+            if rolled_back:
+                state = roll_back(self.layout, make_state, checkpoints, rolled_back)
+            with preemption_notice() as notice:
+                return run_loop(
+                    self.layout,
+                    state,
+                    self._batches(int(state.step)) if batches is None else batches,
+                    checkpoints,
+                    logs,
+                    Schedule(**schedule),
+                    lambda step: {"at": step},
+                    tasks,
+                    ROWS,
+                    notice=notice,
+                )
 
     @property
     def lines(self):
@@ -102,7 +108,7 @@ def test_a_resumed_run_goes_through_the_same_states(tmp_path, straight, mode, fs
 @pytest.mark.parametrize("mode", ["pmap", "jit"])
 def test_one_trace_for_a_whole_run(tmp_path, mode):
     run = Run(tmp_path, mode)
-    run(steps=7, tasks=(Task(2, lambda step, state: {"x": float(state.skipped)}),))
+    run(steps=7, tasks=(Task(2, lambda step, state: [{"x": float(state.skipped)}]),))
     assert run.traces == 1
 
 
@@ -112,9 +118,9 @@ def test_what_is_logged_and_saved_when(tmp_path):
     def task(step, state):
         seen.append(step)
         assert int(state.step) == step
-        return {"score": float(abs(step - 4))}
+        yield {"score": float(abs(step - 4))}
 
-    run(steps=10, tasks=(Task(4, task), Task(5, lambda step, state: {})))
+    run(steps=10, tasks=(Task(4, task), Task(5, lambda step, state: [{}])))
     assert seen == [4, 8, 10]
     logged = [line["step"] for line in run.lines if "loss" in line]
     assert logged == [2, 4, 6, 8, 10]
@@ -150,11 +156,12 @@ def test_skipped_steps_are_counted_and_shown(tmp_path, capsys):
 
 
 def test_the_bar_shows_progress_throughput_and_time_left(tmp_path, capsys):
-    Run(tmp_path)(steps=6, tasks=(Task(2, lambda step, state: {"held_out_loss": 0.125}),))
+    Run(tmp_path)(steps=6, tasks=(Task(2, lambda step, state: [{"held_out_loss": 0.125}]),))
     last = capsys.readouterr().err.split("\r")[-1]
     # 6/6 [00:01<00:00,  4.55step/s, loss=..., examples/s=..., held-out=...]
     assert re.search(r"training: 100%.*6/6 \[\d\d:\d\d<\d\d:\d\d, ", last)
     assert re.search(r"loss=\d+\.\d{4}, examples/s=[1-9]\d*, held-out=0\.1250", last)
+    assert last.rstrip().endswith("saved=6]")
     assert "skipped" not in last
 
 
@@ -171,7 +178,7 @@ def test_throughput_counts_examples_of_training_alone(tmp_path, monkeypatch):
 
     def slow_look(step, state):
         now[0] += 100.0
-        return {"score": 0.0}
+        yield {"score": 0.0}
 
     run = Run(tmp_path)
     run(steps=8, tasks=(Task(2, slow_look),), batches=batches())
@@ -183,7 +190,7 @@ def terminated_at(when):
     def task(step, state):
         if step == when:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {}
+        return [{}]
 
     return (Task(1, task),)
 
@@ -198,8 +205,68 @@ def test_sigterm_saves_at_the_step_boundary_and_resumes(tmp_path, straight):
     assert_same(params_of(run(steps=8)), straight)
 
 
-def test_sigterm_in_the_last_step_is_no_interruption(tmp_path):
-    assert int(Run(tmp_path)(steps=3, tasks=terminated_at(3)).step) == 3
+def test_sigterm_in_the_last_step_leaves_what_comes_after_to_the_next_start(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(Preempted, match="after step 3, which is saved"):
+        run(steps=3, tasks=terminated_at(3))
+    assert int(run(steps=3).step) == 3
+
+
+def test_an_evaluation_is_cut_short_between_its_pieces(tmp_path, straight):
+    ran = []
+
+    def evaluation(step, state):
+        for piece in range(100):
+            ran.append(piece)
+            if (step, piece) == (4, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield {}
+        yield {"score": 1.0}
+
+    run = Run(tmp_path)
+    with pytest.raises(Preempted, match="after step 4"):
+        run(steps=8, save_every=99, tasks=(Task(4, evaluation), Task(4, lambda *_: 1 / 0)))
+    assert ran == [0, 1, 2]
+    assert run.saved == [4]
+    assert_same(params_of(run(steps=8)), straight)
+
+
+def test_the_state_is_saved_and_free_to_go_before_a_drawing(tmp_path):
+    run, seen = Run(tmp_path), []
+
+    def drawing(step, state):
+        seen.append((step, max(run.saved)))
+        return [{}]
+
+    run(steps=7, save_every=99, tasks=(Task(4, drawing, saved=True),))
+    assert seen == [(4, 4), (7, 7)]
+    assert run.saved == [4, 7]
+
+
+# --- gradients that are not finite ------------------------------------------------------------
+
+
+def test_nothing_is_saved_amid_bad_steps(tmp_path):
+    run = Run(tmp_path, bad=(3, 4))
+    run(steps=9, save_every=3)
+    assert run.saved == [5, 6, 9]  # the save due at step 3 waits for a good step
+
+
+@pytest.mark.parametrize(("mode", "fsdp"), [("pmap", 1), ("jit", 4)])
+def test_rolling_back_goes_on_from_the_last_checkpoint_with_other_noise(tmp_path, mode, fsdp):
+    run = Run(tmp_path / "run", mode, fsdp, bad=range(5, 99))
+    with pytest.raises(Diverged):
+        run(steps=99, save_every=2)
+    assert run.saved == [2, 4]
+    run.bad = ()
+    plain = Run(tmp_path / "plain", mode, fsdp)(steps=6)
+    state = run(steps=6, rolled_back=1)
+    assert (int(state.step), int(state.bad_streak), int(state.skipped)) == (6, 0, 0)
+    assert not np.array_equal(jax.random.key_data(state.key), jax.random.key_data(plain.key))
+    assert not np.array_equal(state.params["w1"], plain.params["w1"])
+    # And that key is what a later resume goes on with.
+    again = run(steps=8)
+    np.testing.assert_array_equal(jax.random.key_data(again.key), jax.random.key_data(state.key))
 
 
 def test_a_failing_data_source_loses_no_finished_save(tmp_path):
@@ -227,7 +294,7 @@ def test_other_processes_show_and_write_nothing_but_run_the_tasks(tmp_path, caps
 
     def task(step, state):
         called.append(step)
-        return {"score": 1.0}
+        return [{"score": 1.0}]
 
     Run(tmp_path, active=False)(steps=4, tasks=(Task(2, task),))
     assert called == [2, 4]

@@ -73,12 +73,12 @@ def member(index, port, directory):
         path.write_bytes(path.read_bytes()[:-1])
     multihost_utils.sync_global_devices("damaged")
     refused.append(refusal(lambda: restore_params(f"{directory}/jit1")))
-    with preemption_notice() as requested:
+    with preemption_notice() as notice:
         stopped_at = None
         for step in range(200):
             if step == 2 and index == "1":
                 os.kill(os.getpid(), signal.SIGTERM)
-            if requested(step):
+            if notice.requested():
                 stopped_at = step
                 break
             time.sleep(0.02)
