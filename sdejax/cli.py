@@ -6,7 +6,15 @@ import argparse
 import sys
 from importlib import metadata
 
-from sdejax.commands import diagnose, fit_dequantiser, fit_solver, likelihood, sample, train
+from sdejax.commands import (
+    diagnose,
+    doctor,
+    fit_dequantiser,
+    fit_solver,
+    likelihood,
+    sample,
+    train,
+)
 from sdejax.commands.config import read_config
 from sdejax.train.hosts import together
 from sdejax.train.loop import Preempted
@@ -14,7 +22,7 @@ from sdejax.train.preemption import EXIT_CODE
 
 __all__ = ["main", "parser", "read_config"]
 
-COMMANDS = (train, sample, likelihood, diagnose, fit_solver, fit_dequantiser)
+COMMANDS = (train, doctor, sample, likelihood, diagnose, fit_solver, fit_dequantiser)
 
 
 def parser() -> argparse.ArgumentParser:
