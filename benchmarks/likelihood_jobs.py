@@ -41,7 +41,7 @@ def looked_at(case: str) -> int:
 
 def weights() -> dict[str, np.ndarray]:
     """The arrays ``kernel_i`` [in, out] and ``bias_i`` of the trained network."""
-    return dict(np.load(Path(os.environ[WEIGHTS])))
+    return dict(np.load(Path(os.environ[WEIGHTS]), allow_pickle=False))
 
 
 def job(library: str, case: str, trace: str, tolerance: float) -> str:

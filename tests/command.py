@@ -45,7 +45,7 @@ def compiled_once(tmp_path_factory):
 
 def sample(workdir, out, *more):
     main(["sample", "--workdir", str(workdir), "--out", str(out), *more])
-    with np.load(out) as found:
+    with np.load(out, allow_pickle=False) as found:
         return found["x"], found["nfe"]
 
 

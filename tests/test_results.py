@@ -70,7 +70,9 @@ def test_events_without_a_picture_are_kept_as_numbers(tmp_path, capsys):
         generate, None, data, data, tmp_path,
     )  # fmt: skip
     assert "samples.npz" in capsys.readouterr().out
-    np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], 2 * x[:8] + 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "samples.npz", allow_pickle=False)["x"], 2 * x[:8] + 1, rtol=1e-6
+    )
 
 
 def test_rows_are_spread_over_the_data():

@@ -21,7 +21,7 @@ def test_a_run_is_diagnosed(digits, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "slope (1)" in printed
     assert "20 examples, averaged weights of step 2" in printed
-    with np.load(tmp_path / "deep" / "d.npz") as found:
+    with np.load(tmp_path / "deep" / "d.npz", allow_pickle=False) as found:
         assert found["calibration.slope.value"].shape == (3,)
         assert f"{found['residual.scaled.value'][1]:.3g} +-" in printed
     main(["diagnose", "--workdir", digits, "--out", str(tmp_path / "d.png"), *args])

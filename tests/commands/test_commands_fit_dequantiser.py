@@ -16,7 +16,7 @@ def test_noise_is_fitted_and_evaluated_with(digits, points, tmp_path, capsys):
     command = [str(word) for word in [*command, "--out", tmp_path / "rows.npz"]]
     main([*command, "--dequantiser", str(out)])
     assert "variational dequantisation" in capsys.readouterr().out
-    with np.load(tmp_path / "rows.npz") as file:
+    with np.load(tmp_path / "rows.npz", allow_pickle=False) as file:
         assert np.all(np.isfinite(file["log_p"]))
     assert "uniform now" in fails(capsys, *command)  # another evaluation of the same name
     assert "--held-out: got 0" in fails(capsys, *fit, "--held-out=0")

@@ -21,7 +21,7 @@ def told(capsys, *arguments):
 
 
 def rows(path):
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         return Row(*(file[name] for name in Row._fields))
 
 
@@ -37,7 +37,7 @@ def test_the_mean_and_its_interval_are_those_of_the_rows(points, tmp_path, capsy
     assert "in their own units" in text
     assert "standard error" not in text
     model = load(points)
-    stored = np.load(out)
+    stored = np.load(out, allow_pickle=False)
     assert str(stored["about"]).count("exact") == 1
 
     x = build_data(model.config)[1].x[np.arange(6)]
@@ -49,7 +49,7 @@ def test_an_interrupted_evaluation_goes_on(points, tmp_path, capsys):
     out = tmp_path / "rows.npz"
     command = ("--workdir", points, "--trace=exact", "--chunk=8", "--out", out)
     told(capsys, *command, "--num=16")
-    with np.load(out) as file:
+    with np.load(out, allow_pickle=False) as file:
         about = file["about"]
     whole = rows(out)
     marked = Row(*(leaf[:8].copy() for leaf in whole))

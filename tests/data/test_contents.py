@@ -48,7 +48,9 @@ def test_every_value_and_label_counts():
 def test_chunks_and_memory_maps_make_no_difference(monkeypatch, tmp_path):
     found = contents(dataset())
     np.save(tmp_path / "x.npy", IMAGES)
-    assert contents(dataset(np.load(tmp_path / "x.npy", mmap_mode="r"))) == found
+    assert (
+        contents(dataset(np.load(tmp_path / "x.npy", mmap_mode="r", allow_pickle=False))) == found
+    )
     monkeypatch.setattr(module, "CHUNK", 100)
     assert contents(dataset()) == found
 

@@ -29,7 +29,7 @@ def load(name: str) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]
 
 def stored(name: str) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The published configuration, the state_dict, and the other fields with images in NHWC."""
-    with np.load(FIXTURES / f"{name}.npz") as file:
+    with np.load(FIXTURES / f"{name}.npz", allow_pickle=False) as file:
         fields = {key: file[key] for key in file.files}
     published = json.loads(str(fields["@config"]))
     images = {key: v.transpose(0, 2, 3, 1) for key, v in fields.items() if v.ndim == 4}
