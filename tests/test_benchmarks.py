@@ -33,7 +33,7 @@ def problems(monkeypatch):
     return problems
 
 
-@pytest.mark.parametrize("script", ["accuracy", "adjoints", "likelihood", "speed"])
+@pytest.mark.parametrize("script", ["accuracy", "adjoints", "likelihood", "scaling", "speed"])
 def test_help(script):
     assert f"benchmarks.{script}" in command(f"benchmarks.{script}", "--help")
 
