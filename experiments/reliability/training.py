@@ -108,8 +108,9 @@ def digests(checkpoints: Checkpoints, step: int) -> dict[str, str]:
         step: which.
     """
     table = checked_payload(choose_step(checkpoints.directory, step))["leaves"]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = {
-        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype), sharding=here)
         for name, (shape, dtype) in table.items()
     }
     state, meta = checkpoints.restore(nest_leaves(shapes), step)

@@ -77,11 +77,12 @@ def save_and_leave(directory: str, way: str) -> None:
         way: how to leave.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-    with preemption_notice() as requested, Checkpoints(directory) as checkpoints:
+    with preemption_notice() as notice, Checkpoints(directory) as checkpoints:
+        notice.unsaved(True)
         step = (checkpoints.latest_step() or 0) + 1
         checkpoints.save(step, states.content(step), states.meta_of(step))
         say(f"saved {step}")
-        WAYS[way](lambda: requested(step))
+        WAYS[way](notice.requested)
 
 
 def _raise(requested: Callable[[], bool]) -> None:
