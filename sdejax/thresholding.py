@@ -76,9 +76,7 @@ def _with_x0(change: Callable[[Data], Data]) -> Transform:
     def transform(denoiser: Denoiser, sde: SDE) -> Denoiser:
         def changed(x, t):
             estimate = denoiser(x, t)
-            # An infinite output is a fault, which clipping must not hide.
-            x0 = jnp.where(jnp.isfinite(estimate.x0), estimate.x0, jnp.nan)
-            return replace_x0(estimate, coefficients(sde, t), x, change(x0))
+            return replace_x0(estimate, coefficients(sde, t), x, change(estimate.x0))
 
         return changed
 
