@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from sdejax import dequantiser, fewstep
-from sdejax.build import Parts, build_model
+from sdejax.build import Parts, build_model, init_params
 from sdejax.data.base import Dataset
 from sdejax.data.scaling import Scaling, invert
 from sdejax.denoiser import make_denoiser
@@ -26,6 +26,7 @@ from sdejax.likelihood.fit_dequantiser import History
 from sdejax.results import generator_of, transform_of
 from sdejax.samplers.base import Stats, check
 from sdejax.samplers.learned import Solver
+from sdejax.saved_meta import checked_meta
 from sdejax.sde import SDE
 from sdejax.times import information
 from sdejax.train.catalog import choose_step, read_meta
@@ -256,20 +257,17 @@ def load(
 
     Raises:
         CheckpointError: where there is no checkpoint or it is damaged.
-        ValueError: where a network or process of your own is needed and was not given.
+        ValueError: where a network or process of your own is needed and was not given, or what the
+            checkpoint says about its model cannot be.
     """
     directory = Path(workdir) / "checkpoints"
     step = int(choose_step(directory, step).name)
-    meta = read_meta(directory, step)
-    config = meta["config"]
-    parts = build_model(
-        config, tuple(meta["event_shape"]), meta["num_classes"], network=network, sde=sde
-    )
-    params = restore_params(directory, step, which="params" if raw else "ema_params")
-    return Trained(
-        parts,
-        params,
-        Scaling.from_json(meta["data"]["scaling"]),
-        config,
-        meta["data"]["next_step"],
-    )
+    meta = checked_meta(read_meta(directory, step), directory)
+    parts = build_model(meta.config, meta.event_shape, meta.num_classes, network=network, sde=sde)
+    # Shapes alone, where the config tells them: a network of another size is named here.
+    like = None
+    if network is None:
+        like = jax.eval_shape(partial(init_params, parts=parts), jax.random.key(0))
+    which = "params" if raw else "ema_params"
+    params = restore_params(directory, step, which=which, like=like)
+    return Trained(parts, params, meta.scaling, meta.config, meta.step)

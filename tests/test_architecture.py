@@ -30,7 +30,7 @@ FLOORS = (
     {"nets", "train", "data", "metrics", "viz"},
     {"tables"},
     {"config"},
-    {"build"},
+    {"build", "saved_meta"},
     {"generate"},
     {"results", "fewstep", "diagnose", "dequantiser"},
     {"run", "evaluator"},

@@ -18,11 +18,11 @@ EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 
 def check_options(channels: int, size: int | None) -> None:
-    """Raise ValueError unless ``channels`` is 1, 3 or 4 and ``size`` is None or positive."""
+    """Raise ValueError unless ``channels`` is 1, 3 or 4 and ``size`` is None or fits a picture."""
     if channels not in MODES:
         raise ValueError(f"channels: got {channels}, expected 1 (grey), 3 (RGB) or 4 (RGBA)")
-    if size is not None and size < 1:
-        raise ValueError(f"size: got {size}, expected None or a positive number of pixels")
+    if size is not None and not 1 <= size <= MOST_PIXELS**0.5:
+        raise ValueError(f"size: got {size}, expected None or a number of pixels, at most 8192")
 
 
 def to_array(image: Image.Image, channels: int, size: int | None) -> UInt8[np.ndarray, "h w c"]:
