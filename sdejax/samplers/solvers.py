@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sdejax import grids
 from sdejax.coordinates import Frame
@@ -125,7 +125,10 @@ def route(
 
 
 class Halting(dfx.AbstractAdaptiveStepSizeController):
-    """A controller that ends the solve where even the shortest steps meet what is not finite."""
+    """A controller that ends the solve where no step helps.
+
+    That is where the state is not finite, or even the shortest steps meet what is not.
+    """
 
     inner: Any  # the controller
     shortest: Scalar  # length of a step, in u
@@ -150,9 +153,14 @@ class Halting(dfx.AbstractAdaptiveStepSizeController):
         *answer, result = self.inner.adapt_step_size(
             t0, t1, y0, y1_candidate, args, y_error, error_order, state
         )
-        met = jnp.stack([~jnp.all(jnp.isfinite(y)) for y in jax.tree.leaves(y_error)])
         short = answer[2] - answer[1] <= self.shortest  # the step that would be tried next
-        return *answer, dfx.RESULTS.where(jnp.any(met) & short, BROKEN, result)
+        hopeless = (_not_finite(y_error) & short) | _not_finite(y0)
+        return *answer, dfx.RESULTS.where(hopeless, BROKEN, result)
+
+
+def _not_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether anything in it is inf or NaN."""
+    return jnp.any(jnp.stack([jnp.any(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def integrate(

@@ -8,6 +8,7 @@ import pytest
 
 from sdejax import coordinates, dynamics, grids, processes
 from sdejax.prediction import Estimate
+from sdejax.samplers.base import NOT_FINITE
 from sdejax.samplers.diffeq import solve_ode, solve_sde
 from sdejax.samplers.solvers import evaluations, route
 
@@ -130,3 +131,21 @@ def test_a_route_is_rounded_once_from_float64():
     adaptive = route(coordinates.native.reverse, sde, jnp.float32, None, None)
     np.testing.assert_allclose(adaptive.us, [0.0, 0.999], rtol=1e-7)
     assert (adaptive.fixed, adaptive.save_us) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "forced"), [(0.3, None), (0.3, 1e-3), pytest.param(np.nan, None, marks=SLOW)]
+)
+def test_a_solve_ends_where_no_step_helps(start, forced):
+    """At a NaN that is met at t = 0.5, approached, stepped onto by force, or at the start."""
+
+    def denoiser(x, t):
+        return Estimate(jnp.where(t < 0.5, jnp.nan, 0.3 * x), x)
+
+    controller = dfx.PIDController(rtol=1e-3, atol=1e-3, dtmin=forced)
+    sde = processes.rectified_flow()
+    _, stats = jax.jit(
+        lambda x: solve_ode(sde, denoiser, x, solver=dfx.Heun(), controller=controller)
+    )(jnp.full((2,), start))
+    assert stats.result == NOT_FINITE
+    assert stats.nfe < 200, "of 8192: it went on"
