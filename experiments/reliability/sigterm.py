@@ -7,9 +7,11 @@ on to the same last bits.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,8 @@ PHASES = {
     "start-up": 0.5, "compilation": 1.0, "training": 0.2, "evaluation": 0.2, "sampling": 0.5,
     "saving": 0.05, "final report": 0.5,
 }  # fmt: skip
+FAULTS = ("late", "wrong code", "wrong bits", "not resumed", "other bits")
+WORKERS = 2
 EXIT_CODE, LAST, STEP = 143, 24, 0.05
 LIMIT = 5.0 + STEP  # seconds
 COMMON = (
@@ -36,38 +40,66 @@ STOPPED = ["--config.train.checkpoint_every=8", *COMMON]
 
 
 def scenario(tries: int, folder: Path) -> Outcome:
-    """``tries`` signals in each phase."""
-    rng = np.random.default_rng(tries)
+    """``tries`` signals in each phase; two runs at a time."""
+    jobs = [(phase, index) for index in range(tries) for phase in PHASES]
     found: Counter[str] = Counter()
-    slowest: dict[str, float] = {}
-    with Forks(folder / "cache", folder / "stderr", MODULE) as forks:
-        forks.start("train", str(folder / "straight"), STRAIGHT).succeeds()
+    slowest = dict.fromkeys(PHASES, 0.0)
+    with contextlib.ExitStack() as stack:
+        errors = (folder / f"stderr_{index}" for index in range(WORKERS))
+        pool = [stack.enter_context(Forks(folder / "cache", path, MODULE)) for path in errors]
+        pool[0].start("train", str(folder / "straight"), STRAIGHT).succeeds()
         expected = digests_of(folder / "straight", list(range(1, LAST + 1)))
-        jobs = [(phase, index) for index in range(tries) for phase in PHASES]
-        for phase, index in tqdm(jobs, desc="SIGTERM", unit="signal", leave=False):
-            workdir = folder / f"{phase}_{index}".replace(" ", "_")
-            life = forks.start("train_slowly", str(workdir), STOPPED, phase == "compilation")
-            life.until(f"phase {phase}")
-            time.sleep(rng.uniform(0.0, PHASES[phase]))
-            life.signal(signal.SIGTERM)
-            began = time.monotonic()
-            code = life.end()
-            seconds = time.monotonic() - began
-            slowest[phase] = max(slowest.get(phase, 0.0), seconds)
-            found["late"] += seconds > LIMIT
-            found["wrong code"] += code != EXIT_CODE
-            found += _left(workdir, life.said, expected)
-            found["not resumed"] += forks.start("train", str(workdir), STOPPED).end() != 0
-            found["other bits"] += digests_of(workdir, [LAST])[LAST] != expected[LAST]
-    faults = ("late", "wrong code", "wrong bits", "not resumed", "other bits")
+
+        def several(worker: int) -> None:
+            for phase, index in jobs[worker::WORKERS]:
+                workdir = folder / f"{phase}_{index}".replace(" ", "_")
+                counts, seconds = once(pool[worker], workdir, phase, index, expected)
+                found.update(counts)
+                slowest[phase] = max(slowest[phase], seconds)
+                bar.update()
+
+        bar = stack.enter_context(tqdm(total=len(jobs), desc="SIGTERM", leave=False))
+        with ThreadPoolExecutor(WORKERS) as threads:
+            list(threads.map(several, range(WORKERS)))
     times = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in slowest.items())
-    counts = "".join(f"; {found[fault]} {fault}" for fault in faults if found[fault])
+    counts = "".join(f"; {found[fault]} {fault}" for fault in FAULTS if found[fault])
     return Outcome(
-        "SIGTERM in each phase", len(jobs), found["lost"], 0, sum(found[f] for f in faults),
+        "SIGTERM in each phase", len(jobs), found["lost"], 0, sum(found[f] for f in FAULTS),
         max(slowest.values()),
-        f"exit code 143 and the same bits after the next start, {tries} of {tries} in each phase; "
-        f"seconds until the end, at most: {times}{counts}",
+        f"{tries} in each phase: exit code 143, and the same bits after the next start; seconds "
+        f"until the end, at most: {times}{counts}",
     )  # fmt: skip
+
+
+def once(
+    forks: Forks, workdir: Path, phase: str, seed: int, expected: dict[int, dict[str, str]]
+) -> tuple[Counter[str], float]:
+    """Stop one run in a phase, and start it again.
+
+    Args:
+        forks: of ``training``.
+        workdir: of the run.
+        phase: of ``PHASES``.
+        seed: of the moment of the signal.
+        expected: digests of each step of the straight run.
+
+    Returns:
+        How many faults of each kind, and the seconds from the signal to the end.
+    """
+    rng = np.random.default_rng(seed)
+    life = forks.start("train_slowly", str(workdir), STOPPED, phase == "compilation")
+    life.until(f"phase {phase}")
+    time.sleep(rng.uniform(0.0, PHASES[phase]))
+    life.signal(signal.SIGTERM)
+    began = time.monotonic()
+    code = life.end()
+    seconds = time.monotonic() - began
+    found = _left(workdir, life.said, expected)
+    found["late"] += seconds > LIMIT
+    found["wrong code"] += code != EXIT_CODE
+    found["not resumed"] += forks.start("train", str(workdir), STOPPED).end() != 0
+    found["other bits"] += digests_of(workdir, [LAST])[LAST] != expected[LAST]
+    return found, seconds
 
 
 def _left(workdir: Path, said: list[str], expected: dict[int, dict[str, str]]) -> Counter[str]:

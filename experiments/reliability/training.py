@@ -30,12 +30,18 @@ MODULE = "experiments.reliability.training"
 
 
 def train(workdir: str, options: list[str]) -> None:
-    """The command.
+    """The command, without the report at the end, which takes as long as a short run.
 
     Args:
         workdir: of the run.
         options: further arguments.
     """
+    run: Any = sdejax.run
+    run.finish = lambda *arguments: None
+    _command(workdir, options)
+
+
+def _command(workdir: str, options: list[str]) -> None:
     main(["train", "--config", CONFIG, "--workdir", workdir, *options])
 
 
@@ -67,7 +73,7 @@ def train_slowly(workdir: str, options: list[str], cold: bool) -> None:
             time.sleep(0.05)
 
     Logs.scalars = scalars  # type: ignore[method-assign]
-    train(workdir, options)
+    _command(workdir, options)
 
 
 def train_until_saved(workdir: str, options: list[str], step: int) -> None:
