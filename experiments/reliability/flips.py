@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -86,7 +85,7 @@ def judge(directory: Path) -> str:
         warnings.simplefilter("always")
         try:
             with Checkpoints(directory) as checkpoints:
-                state, meta = checkpoints.restore(jax.eval_shape(lambda: states.content(NEWER)))
+                state, meta = checkpoints.restore(states.abstract())
         except CheckpointError:
             return "lost"
         except Exception:

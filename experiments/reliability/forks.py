@@ -13,6 +13,7 @@ and the end of the function all leave as they would in a script.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -176,6 +177,7 @@ def serve(module: str) -> None:
         module: where the functions are.
     """
     functions = importlib.import_module(module)
+    gc.freeze()  # or each worker would visit, and so copy, all of it when it ends
     while line := sys.stdin.readline():
         name, *arguments = json.loads(line)
         pid = os.fork()

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.reliability import states
@@ -119,7 +118,7 @@ def _opens(directory: Path, checkpoints: Checkpoints) -> list[str]:
 
 def _read_back(checkpoints: Checkpoints, step: int) -> list[str]:
     try:
-        state, meta = checkpoints.restore(jax.eval_shape(lambda: states.content(step)))
+        state, meta = checkpoints.restore(states.abstract())
     except CheckpointError as error:
         return [f"unreadable: {error}"]
     if meta != states.meta_of(step) or states.differing(state, step):

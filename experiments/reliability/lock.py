@@ -7,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import jax
 from tqdm import tqdm
 
 from experiments.reliability import states
@@ -19,8 +18,14 @@ from sdejax.train.integrity import CheckpointError
 LIMIT = 1.0  # seconds
 
 
-def scenario(tries: int, folder: Path) -> Outcome:
-    """A second writer beside one that saves, then one after it was killed."""
+def scenario(tries: int, folder: Path, limit: float = LIMIT) -> Outcome:
+    """A second writer beside one that saves, then one after it was killed.
+
+    Args:
+        tries: how often.
+        folder: where to work.
+        limit: seconds until the second writer is refused; on an idle machine.
+    """
     directory = folder / "checkpoints"
     lost = wrong = 0
     refused: list[float] = []
@@ -37,11 +42,11 @@ def scenario(tries: int, folder: Path) -> Outcome:
             newest = max([newest, *(int(x.split()[1]) for x in life.said if x[:9] == "committed")])
             began = time.monotonic()
             with Checkpoints(directory) as checkpoints:
-                state, meta = checkpoints.restore(jax.eval_shape(lambda: states.content(1)))
+                state, meta = checkpoints.restore(states.abstract())
                 recovered.append(time.monotonic() - began)
             lost += meta["next"] < newest
             wrong += bool(states.differing(state, meta["next"]))
-    wrong += sum(seconds > LIMIT for seconds in refused)
+    wrong += sum(seconds > limit for seconds in refused)
     return Outcome(
         "a second writer, and a dead one", tries, lost, 0, wrong, max(refused),
         f"refused after at most {max(refused):.2f} s, by a message that names the process; after "

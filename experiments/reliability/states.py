@@ -33,6 +33,15 @@ def content(step: int) -> dict[str, Any]:
     }
 
 
+def abstract() -> Any:
+    """Shapes and dtypes of ``content``, on one device: what a step is restored into."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.eval_shape(lambda: content(0)),
+    )
+
+
 def falling(step: int) -> float:
     """Every step is the best so far."""
     return 1.0 / step

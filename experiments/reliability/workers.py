@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from experiments.reliability import states
 from experiments.reliability.forks import say
 from sdejax.train.checkpoint import Checkpoints
@@ -48,7 +46,7 @@ def save_forever(directory: str, score: str, waits: bool) -> None:
 
 
 def _check_newest(checkpoints: Checkpoints, newest: int) -> None:
-    state, meta = checkpoints.restore(jax.eval_shape(lambda: states.content(newest)))
+    state, meta = checkpoints.restore(states.abstract())
     wrong = states.differing(state, newest)
     if wrong or meta != states.meta_of(newest):
         say(f"wrong {newest}: {wrong} {meta}")
