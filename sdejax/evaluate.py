@@ -129,6 +129,7 @@ def save_rows(path: Path, rows: Row, about: Mapping[str, Any]) -> None:
         about: what they are of, as JSON holds it.
     """
     half = path.with_name(f".{path.name}.half")
+    half.unlink(missing_ok=True)  # a link there would be written through
     with half.open("wb") as file:
         arrays: dict[str, Any] = {**rows._asdict(), ABOUT: np.asarray(json.dumps(dict(about)))}
         np.savez(file, **arrays)

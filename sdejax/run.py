@@ -38,6 +38,7 @@ from sdejax.data.base import Dataset
 from sdejax.data.pipeline import batches, check_data_state, data_state
 from sdejax.generate import Generator
 from sdejax.results import finish, generator_of, rows_of, save_picture
+from sdejax.saved_meta import checked_meta
 from sdejax.train.catalog import read_meta
 from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.hosts import check_agreement
@@ -48,6 +49,7 @@ from sdejax.train.parallel import Parallel, parallel
 from sdejax.train.preemption import Preemption, preemption_notice
 from sdejax.train.state import TrainState, init_state
 from sdejax.types import Key
+from sdejax.untrusted import refuse_links
 
 # What a run may be resumed with another value of: how long, how often, how many devices.
 MAY_CHANGE = (
@@ -55,6 +57,11 @@ MAY_CHANGE = (
     "train.checkpoint_every", "train.keep", "train.max_bad_steps", "train.max_rollbacks",
     "parallel", "fsdp",
     "sample", "data.path",
+)  # fmt: skip
+
+# Files of the workdir that a run writes, never through a link. Folders may be links.
+WRITTEN = (
+    "config.json", "metrics.jsonl", "samples.png", "samples.npz", "report.json", "report.txt",
 )  # fmt: skip
 
 
@@ -123,9 +130,11 @@ def _train(
     first = jax.process_index() == 0
     plan = config["train"]
     checkpoint_dir = workdir / "checkpoints"
+    refuse_links(workdir, WRITTEN)
     with Checkpoints(checkpoint_dir, keep=plan["keep"], best="held_out_loss") as checkpoints:
         if (newest := checkpoints.latest_step()) is not None:
             saved = read_meta(checkpoint_dir, newest)
+            checked_meta(saved, checkpoint_dir)
             check_config(completed(saved["config"]), completed(config), MAY_CHANGE)
             check_data_state(saved["data"], stream)
         if first:

@@ -1,4 +1,4 @@
-"""What a file that somebody else may have written can claim, and JSON from such a file.
+"""What a file that somebody else may have written can claim, JSON from such a file, and links.
 
 A file of a few kilobytes may claim an array of terabytes. So what is claimed is compared with what
 is stored before any memory is asked for: at most 1 GiB, or 200 times the bytes in the file where
@@ -9,6 +9,8 @@ be saved without compression). JSON is read up to a size and a depth.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 FREE = 2**30  # bytes that any file may claim
@@ -37,6 +39,25 @@ def require_claim(where: Any, claimed: int, stored: int, free: int = FREE) -> No
             f"{where}: claims {claimed} bytes in {stored} bytes on disk, expected at most {most}; "
             "it is damaged or made to exhaust memory. If you trust it, save it uncompressed"
         )
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuses to write through links that somebody left in a folder.
+
+    Args:
+        folder: where files are about to be written.
+        names: of those files.
+
+    Raises:
+        ValueError: naming a link and where it leads.
+    """
+    for name in names:
+        path = folder / name
+        if path.is_symlink():
+            raise ValueError(
+                f"{path}: a link to {path.readlink()}; expected a file or nothing, which this run "
+                "writes there: remove the link"
+            )
 
 
 def parse_json(raw: bytes | str, where: Any) -> Any:

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from sdejax.untrusted import FREE, JSON_BYTES, JSON_DEPTH, parse_json, read_json, require_claim
+from sdejax.untrusted import (
+    FREE,
+    JSON_BYTES,
+    JSON_DEPTH,
+    parse_json,
+    read_json,
+    refuse_links,
+    require_claim,
+)
 
 
 def test_a_claim_may_be_free_or_in_proportion():
@@ -44,3 +52,11 @@ def test_json_that_is_none_or_has_no_end(tmp_path, raw, message):
         read_json(tmp_path / "a.json")
     assert str(tmp_path / "a.json") in str(error.value)
     assert len(str(error.value)) < 1000
+
+
+def test_what_is_to_be_written_is_no_link(tmp_path):
+    (tmp_path / "file").write_text("a")
+    refuse_links(tmp_path, ("file", "new"))
+    (tmp_path / "new").symlink_to(tmp_path.parent / "outside")
+    with pytest.raises(ValueError, match=r"new: a link to .*outside"):
+        refuse_links(tmp_path, ("file", "new"))

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from sdejax.commands.config import read_config
 from sdejax.config import completed
 from sdejax.run import MAY_CHANGE
+from sdejax.saved_meta import checked_meta
 from sdejax.train.catalog import read_meta
 from sdejax.train.doctor import Checkpoint, Health, examine, total_size
-from sdejax.train.integrity import CheckpointError, check_config
+from sdejax.train.integrity import check_config
 
 Commands = Any  # what ``ArgumentParser.add_subparsers`` gives
 
@@ -136,10 +137,10 @@ def outlook(health: Health, config: Mapping[str, Any] | None) -> tuple[list[str]
         lines[0] += f", passing over the damaged {gone} (moved to damaged/)"
     if config is None:
         return [*lines, "its config is not known: give --config"], fine
-    saved = completed(read_meta(health.directory, start)["config"])
     try:
+        saved = completed(checked_meta(read_meta(health.directory, start), health.directory).config)
         check_config(saved, completed(config), MAY_CHANGE)
-    except CheckpointError as error:
+    except ValueError as error:
         return [f"a resume from step {start} would be refused: {error}"], False
     steps = config["train"]["steps"]
     lines.append(f"{max(steps - start, 0)} steps to go (train.steps={steps}); the config fits")

@@ -149,7 +149,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
                 lock = take_lock(self.directory)
-            except Held as held:
+            except (Held, OSError) as held:  # an OSError where the lock is a link
                 holder = str(held)
         if not all_agree(not holder):
             raise CheckpointError(

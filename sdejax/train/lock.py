@@ -45,9 +45,11 @@ def take_lock(directory: epath.Path) -> contextlib.ExitStack:
 
     Raises:
         Held: another process, or another writer in this one, holds it.
+        OSError: the lock file cannot be made, or is a link.
     """
     with contextlib.ExitStack() as stack:
-        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        # Not through a link: the file is emptied below.
+        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         stack.callback(os.close, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

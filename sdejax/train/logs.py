@@ -90,6 +90,7 @@ def _drop_after(step: int, path: Path) -> None:
     with path.open(encoding="utf-8", errors="replace") as old:
         kept = [line for line in old if _step_of(line) <= step]
     shorter = path.with_suffix(".part")
+    shorter.unlink(missing_ok=True)  # a link there would be written through
     shorter.write_text("".join(kept), encoding="utf-8")
     shorter.replace(path)
 
@@ -98,5 +99,5 @@ def _step_of(line: str) -> float:
     """The step of a line; infinity for one that was cut off."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

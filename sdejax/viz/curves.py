@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from sdejax.untrusted import parse_json
 
 
 def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -24,14 +25,18 @@ def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a line before the last is not JSON (it says which).
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = parse_json(line, path)
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}: got {type(record).__name__}")
+            records.append(record)
+        except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not a JSON object: {line!r}") from error
+                what = f"not a JSON object: {line[:200]!r}"
+                raise ValueError(f"{path}, line {number}: {what}") from error
     return records
 
 
