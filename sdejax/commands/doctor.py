@@ -14,7 +14,6 @@ from tqdm import tqdm
 from sdejax.commands.config import read_config
 from sdejax.config import completed
 from sdejax.run import MAY_CHANGE
-from sdejax.saved_meta import checked_meta
 from sdejax.train.catalog import read_meta
 from sdejax.train.doctor import Checkpoint, Health, examine, total_size
 from sdejax.train.integrity import check_config
@@ -138,9 +137,9 @@ def outlook(health: Health, config: Mapping[str, Any] | None) -> tuple[list[str]
     if config is None:
         return [*lines, "its config is not known: give --config"], fine
     try:
-        saved = completed(checked_meta(read_meta(health.directory, start), health.directory).config)
+        saved = completed(read_meta(health.directory, start)["config"])
         check_config(saved, completed(config), MAY_CHANGE)
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:  # what it says may be of any kind
         return [f"a resume from step {start} would be refused: {error}"], False
     steps = config["train"]["steps"]
     lines.append(f"{max(steps - start, 0)} steps to go (train.steps={steps}); the config fits")

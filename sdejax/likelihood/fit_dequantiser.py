@@ -218,7 +218,7 @@ def _hang(tree: dict[str, Any], name: str, route: list[str], leaf: Array) -> Non
     for part in parents:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            raise ValueError(f"{name!r} lies under an array")
+            raise ValueError(f"{name[:200]!r} lies under an array")
     if len(route) > DEEPEST or last in tree:
-        raise ValueError(f"{name!r} is nested too deeply, or twice there")
+        raise ValueError(f"{name[:200]!r} is nested too deeply, or twice there")
     tree[last] = leaf
