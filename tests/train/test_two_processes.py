@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from train_toy import ROWS, SGD, digests, loss_fn, make_state, run
+from train_toy import ROWS, SGD, batch_at, digests, drawn, loss_fn, make_state, run
 
 from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.parallel import parallel
@@ -37,7 +37,7 @@ def members(tmp_path_factory):
     outputs = []
     try:
         for process in processes:
-            out, err = process.communicate(timeout=100)
+            out, err = process.communicate(timeout=300)
             assert process.returncode == 0, err[-4000:]
             outputs.append(json.loads(out.splitlines()[-1]))
     finally:
@@ -83,12 +83,23 @@ def test_states_move_between_modes_across_processes(members):
     assert members[0][0]["evals"] == members[0][1]["evals"]
 
 
+@pytest.mark.parametrize("mode", ["pmap", "jit"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_draws_of_two_processes_are_those_of_one_bit_for_bit(members, mode, devices):
+    alone = parallel(mode, loss_fn, SGD, 0.99, ROWS, devices=jax.devices()[:devices])
+    expected = drawn(mode, alone.place_batch(batch_at(9)))
+    for other in ("pmap", "jit"):
+        parts = [output["draws"][other] for output in members[0]]
+        assert ["".join(pair) for pair in zip(*parts, strict=True)] == expected
+
+
 def test_refusals_are_raised_by_both(members):
     for output in members[0]:
         assert "being written by another run" in output["refused"][0]
         assert "another process found damage" in output["refused"][1] or (
             "bytes, found" in output["refused"][1]
         )
+        assert "data set: process(es) [1] have another one than process 0" in output["refused"][2]
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step(members):

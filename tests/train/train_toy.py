@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdejax.losses.draws import make_draw
+from sdejax.processes import vp
+from sdejax.times import objective, uniform
 from sdejax.train.leaves import named_leaves
 from sdejax.train.optimizer import make_optimizer
 from sdejax.train.parallel import throttle
@@ -52,6 +55,24 @@ def run(layout, state, first, last, batches=batch_at):
         wait(metrics)
         losses.append(metrics["loss"])
     return state, [float(loss) for loss in losses]
+
+
+def drawn(mode, batch):
+    """Bits of the times and of the noise that a loss draws for this process's rows of a batch."""
+    draw = make_draw(ROWS, objective(uniform(vp())))
+
+    def one(x, position):
+        found = draw(jax.random.key(5), x, position, None)
+        return found.t, found.eps
+
+    wrap = {"jit": jax.jit, "pmap": jax.pmap}[mode]
+    t, eps = wrap(jax.vmap(one))(batch["x"], batch["position"])
+    return [_local(t).tobytes().hex(), _local(eps).tobytes().hex()]
+
+
+def _local(array):
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def digests(state):

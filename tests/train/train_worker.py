@@ -11,43 +11,33 @@ from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
-from train_toy import ADAM, ROWS, SGD, batch_at, digests, loss_fn, make_state, run
+from train_toy import ROWS, SGD, batch_at, drawn, loss_fn, make_state, run
 
 from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.hosts import check_agreement, join
 from sdejax.train.integrity import CheckpointError
 from sdejax.train.parallel import parallel
+from sdejax.train.places import choose_place
 from sdejax.train.preemption import preemption_notice
-
-
-def resume(*directories_and_modes):
-    """Continue each checkpoint from its latest step to step 20; print the digests."""
-    found = {}
-    for pair in directories_and_modes:
-        directory, mode, fsdp = pair.split(",")
-        layout = parallel(mode, loss_fn, ADAM, 0.99, ROWS, fsdp=int(fsdp))
-        with Checkpoints(directory) as checkpoints:
-            state, meta = checkpoints.restore(layout.abstract(make_state))
-        state, _ = run(layout, layout.place(state), meta["next"], 20)
-        found[mode] = digests(state)
-    print(json.dumps(found))
 
 
 def refusal(action):
     try:
         action()
-    except CheckpointError as error:
+    except (CheckpointError, ValueError) as error:
         return str(error)
 
 
 def member(index, port, directory):
-    """One of two processes: train in both modes, save from each, then agree on a stop."""
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
+    """One of two tasks of Slurm: train in both modes, save from each, then agree on a stop."""
+    task = {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": index}
+    join(choose_place({**task, "JAX_COORDINATOR_PORT": port}))
     half = ROWS // 2
 
     def my_rows(step):
         return batch_at(step, int(index) * half, (int(index) + 1) * half)
 
-    losses, evals = {}, {}
+    losses, evals, draws = {}, {}, {}
     for mode, fsdp in (("pmap", 1), ("jit", 1), ("jit", 4)):
         name = f"{mode}{fsdp}"
         layout = parallel(mode, loss_fn, SGD, 0.99, ROWS, fsdp=fsdp)
@@ -67,12 +57,16 @@ def member(index, port, directory):
             there = parallel(other, loss_fn, SGD, 0.99, ROWS)
             moved = there.place(layout.portable(state))
             batch = there.place_batch(my_rows(9))
+            if name == "jit1":
+                draws[other] = drawn(other, batch)
             evals[f"{name}-{other}"] = float(there.eval(moved.params, moved.key, batch)["loss"])
     if index == "0":
         path = Path(directory, "jit1", "5", "state", "manifest.ocdbt")
         path.write_bytes(path.read_bytes()[:-1])
     multihost_utils.sync_global_devices("damaged")
     refused.append(refusal(lambda: restore_params(f"{directory}/jit1")))
+    check_agreement({"config": "same", "data set": "same"})
+    refused.append(refusal(lambda: check_agreement({"config": "same", "data set": index})))
     with preemption_notice() as notice:
         stopped_at = None
         for step in range(200):
@@ -83,20 +77,9 @@ def member(index, port, directory):
                 break
             time.sleep(0.02)
     found = {"losses": losses, "evals": evals, "refused": refused, "stopped_at": stopped_at}
-    print(json.dumps(found), flush=True)
+    print(json.dumps(found | {"draws": draws}), flush=True)
     jax.distributed.shutdown()
 
 
-def save_until_killed(directory):
-    """Save as fast as it goes; every array of step n holds n."""
-    with Checkpoints(directory, keep=2, best="loss") as checkpoints:
-        first = (checkpoints.latest_step() or 0) + 1
-        for step in range(first, 100_000):
-            state = {"params": {"a": jax.numpy.full((64, 64), step)}}
-            checkpoints.save(step, state, {"step": step}, {"loss": 1 / step})
-            if step == first + 2:
-                print("saving", flush=True)
-
-
 if __name__ == "__main__":
-    {"resume": resume, "member": member, "save": save_until_killed}[sys.argv[1]](*sys.argv[2:])
+    {"member": member}[sys.argv[1]](*sys.argv[2:])
