@@ -27,7 +27,7 @@ PHASES = {
     "start-up": 0.5, "compilation": 1.0, "training": 0.2, "evaluation": 0.2, "sampling": 0.5,
     "saving": 0.05, "final report": 0.5,
 }  # fmt: skip
-FAULTS = ("late", "wrong code", "wrong bits", "not resumed", "other bits")
+FAULTS = ("late", "wrong code", "no message", "wrong bits", "not resumed", "other bits")
 WORKERS = 2
 EXIT_CODE, LAST, STEP = 143, 24, 0.05
 LIMIT = 5.0 + STEP  # seconds
@@ -94,6 +94,7 @@ def once(
         How many faults of each kind, and the seconds from the signal to the end.
     """
     rng = np.random.default_rng(seed)
+    before = forks.errors.stat().st_size
     life = forks.start("train_slowly", str(workdir), STOPPED, phase == "compilation")
     life.until(f"phase {phase}")
     time.sleep(rng.uniform(0.0, PHASES[phase]))
@@ -101,8 +102,14 @@ def once(
     began = time.monotonic()
     code = life.end()
     seconds = time.monotonic() - began
+    said = forks.errors.read_bytes()[before:].decode(errors="replace")
     found = _left(workdir, life.said, expected)
-    found["wrong code"] += code != EXIT_CODE
+    # Before the run has begun the signal itself ends the process, which a shell shows as 143 too.
+    found["wrong code"] += code not in (
+        (EXIT_CODE, -signal.SIGTERM) if phase == "start-up" else (EXIT_CODE,)
+    )
+    found["no message"] += code == EXIT_CODE and "sdejax: stopped by SIGTERM" not in said
+    found["no message"] += "Traceback" in said
     found["not resumed"] += forks.start("train", str(workdir), STOPPED).end() != 0
     found["other bits"] += digests_of(workdir, [LAST])[LAST] != expected[LAST]
     return found, seconds

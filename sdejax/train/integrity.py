@@ -22,7 +22,7 @@ from sdejax.untrusted import read_json
 MANIFEST = "manifest.json"
 # Written by the checkpoint library after the manifest; they hold no data.
 _NOT_DATA = frozenset({MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"})
-_MAX_LINES = 20
+_MAX_LINES = 18  # with the lines before and after them, a message has at most twenty
 
 
 class CheckpointError(ValueError):
@@ -125,7 +125,7 @@ def manifest_problem(
 
 
 def limited_lines(lines: list[str]) -> str:
-    """At most twenty indented lines for an error message; the rest as a count."""
+    """At most eighteen indented lines for an error message; the rest as a count."""
     rest = len(lines) - _MAX_LINES
     shown = lines if rest <= 0 else [*lines[: _MAX_LINES - 1], f"... and {rest + 1} more"]
     return "\n  " + "\n  ".join(shown)

@@ -100,7 +100,7 @@ def check_leaves(saved: Mapping[str, Any], expected: Mapping[str, Any], where: s
         where: the step directory, for the message.
 
     Raises:
-        CheckpointError: naming at most twenty differing leaves.
+        CheckpointError: naming at most eighteen differing leaves.
     """
 
     def show(leaf: Any) -> str:

@@ -31,7 +31,7 @@ def require_arrays(step_directory: epath.Path, leaves: Mapping[str, Any]) -> Non
         leaves: ``name -> [shape, dtype]``.
 
     Raises:
-        CheckpointError: naming at most twenty arrays, what was saved and what is there.
+        CheckpointError: naming at most eighteen arrays, what was saved and what is there.
     """
     state = step_directory / "state"
     try:

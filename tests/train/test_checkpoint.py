@@ -1,9 +1,4 @@
 import itertools
-import json
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +13,9 @@ from sdejax.train.checkpoint import Checkpoints, restore_params
 from sdejax.train.integrity import CheckpointError
 from sdejax.train.parallel import parallel
 
-WORKER = str(Path(__file__).with_name("train_worker.py"))
-
 
 def layout(mode, devices=8, fsdp=1):
     return parallel(mode, loss_fn, ADAM, 0.99, ROWS, devices=jax.devices()[:devices], fsdp=fsdp)
-
-
-# --- a run goes on as if it had never stopped -----------------------------------------------------
-
-
-def test_resuming_in_a_fresh_process_is_bit_identical(tmp_path):
-    straight, arguments = {}, []
-    for mode, fsdp in (("pmap", 1), ("jit", 4)):
-        this = layout(mode, fsdp=fsdp)
-        state, _ = run(this, this.init(make_state), 0, 10)
-        with Checkpoints(tmp_path / mode) as checkpoints:
-            checkpoints.save(10, this.portable(state), {"next": 10})
-            # The arrays have left the devices: the next steps may reuse their memory.
-            state, _ = run(this, state, 10, 20)
-        straight[mode] = digests(state)
-        arguments.append(f"{tmp_path / mode},{mode},{fsdp}")
-    printed = subprocess.run(
-        [sys.executable, WORKER, "resume", *arguments], check=True, capture_output=True, text=True
-    ).stdout
-    assert json.loads(printed.splitlines()[-1]) == straight
 
 
 @pytest.mark.parametrize(
@@ -86,17 +59,6 @@ def test_without_scores_only_the_latest_stay(tmp_path):
     save_all(tmp_path, [1.0, 2.0, 3.0, 4.0], keep=1)
     assert all_steps(tmp_path) == [4]
     assert best_step(tmp_path) == 4
-
-
-def test_an_exception_in_the_loop_does_not_lose_the_last_save(tmp_path):
-    def loop():
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(1, small(1), {})
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        loop()
-    assert all_steps(tmp_path) == [1]
 
 
 def test_a_failed_save_is_reported_and_leaves_the_step_before(tmp_path, monkeypatch):
@@ -173,26 +135,3 @@ def test_what_cannot_be_stored_is_named(tmp_path):
     with pytest.raises(ValueError, match="keep=0"):
         Checkpoints(tmp_path, keep=0)
     assert all_steps(tmp_path) == []
-
-
-# --- kill -9 --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_during_saves_leave_a_restorable_latest_step(tmp_path, kills):
-    rng, newest = np.random.default_rng(kills), 0
-    for _ in range(kills):
-        with subprocess.Popen(
-            [sys.executable, WORKER, "save", str(tmp_path)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout.readline() == "saving\n"
-            time.sleep(rng.uniform(0.0, 0.2))
-            process.kill()
-        latest = all_steps(tmp_path)[-1]
-        assert latest > newest
-        for step in all_steps(tmp_path):
-            state = restore_params(tmp_path, step, which="params")
-            np.testing.assert_array_equal(state["a"], np.full((64, 64), step))
-            assert read_meta(tmp_path, step) == {"step": step}
-        newest = latest
-    assert len(all_steps(tmp_path)) <= 4

@@ -1,12 +1,10 @@
 """Damage is found and named: flipped bits, truncated and missing files, another config."""
 
-import json
 import os
 
 import pytest
-from saved import shapes
 
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import restore_params
 from sdejax.train.integrity import CheckpointError, check_config
 
 
@@ -14,28 +12,10 @@ def largest_file(directory):
     return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def flip(path, where):
+def flip(path):
     data = bytearray(path.read_bytes())
-    data[int(where * (len(data) - 1))] ^= 0x10
+    data[len(data) // 2] ^= 0x10
     path.write_bytes(bytes(data))
-
-
-@pytest.mark.parametrize("where", [0.0, 0.3, 0.7, 1.0])
-def test_a_flipped_bit_is_found_in_every_data_file(copied, where):
-    files = json.loads((copied / "2" / "manifest.json").read_text())["files"]
-    for name in files:
-        path = copied / "2" / name
-        good = path.read_bytes()
-        if good:
-            flip(path, where)
-            with (
-                Checkpoints(copied) as checkpoints,
-                pytest.raises(CheckpointError, match=f"{path.name}.*changed"),
-            ):
-                checkpoints.restore(shapes())
-            path.write_bytes(good)
-    with Checkpoints(copied) as checkpoints:
-        assert checkpoints.restore(shapes())[1] == {"next": 2}
 
 
 def truncate(path):
@@ -47,22 +27,19 @@ def truncate(path):
     [
         (lambda d: truncate(largest_file(d / "state")), r"expected \d+ bytes, found \d+"),
         (lambda d: largest_file(d / "state").unlink(), r"missing, expected \d+ bytes"),
+        (lambda d: flip(largest_file(d / "state")), "its content changed since it was saved"),
         (lambda d: (d / "manifest.json").unlink(), r"manifest.json: missing"),
         (lambda d: truncate(d / "manifest.json"), r"not readable as a manifest"),
         (lambda d: (d / "meta" / "metadata").unlink(), r"metadata: missing"),
     ],
 )
-def test_damage_is_named_and_the_step_before_still_restores(copied, damage, message):
+def test_damage_is_named(copied, damage, message):
     damage(copied / "2")
     files = sorted(copied.rglob("*"))
-    with Checkpoints(copied) as checkpoints:
-        with pytest.raises(CheckpointError, match=message) as raised:
-            checkpoints.restore(shapes())
-        assert "another step: [1]" in str(raised.value)
-        with pytest.raises(CheckpointError, match=message):
-            restore_params(copied, which="params")
-        state, meta = checkpoints.restore(shapes(), step=1)
-    assert float(state["params"]["w"][3, 4]) == meta["next"] == 1
+    with pytest.raises(CheckpointError, match=message) as raised:
+        restore_params(copied, 2, which="params")
+    assert "another step: [1]" in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 20
     assert sorted(copied.rglob("*")) == files
 
 
