@@ -24,6 +24,9 @@ SCENARIOS: dict[str, tuple[str, int]] = {
     "flips": ("experiments.reliability.flips", 200),
     "disk": ("experiments.reliability.disk", 20),
     "lock": ("experiments.reliability.lock", 20),
+    "two_processes": ("experiments.reliability.two_processes", 24),
+    "two_processes_sigterm": ("experiments.reliability.two_processes_sigterm", 24),
+    "elastic": ("experiments.reliability.elastic", 3),
 }
 
 HELP = """\
