@@ -17,6 +17,7 @@ from sdejax.tables import component
 from sdejax.train.catalog import all_steps, read_meta
 from sdejax.train.checkpoint import Checkpoints, restore_params
 from sdejax.train.integrity import CheckpointError
+from sdejax.train.loop import Diverged
 from sdejax.train.preemption import preemption_notice
 
 
@@ -186,3 +187,19 @@ def test_a_run_may_spread_integers_over_their_bins(tmp_path):
         losses[dequantise] = [n["held_out_loss"] for n in lines(workdir) if "held_out_loss" in n]
     assert losses[True] != losses[False]
     assert losses[True] == pytest.approx(losses[False], rel=0.1)  # a bin is 1/8 of the half-range
+
+
+def test_a_run_that_diverges_goes_back_as_often_as_it_is_told(tmp_path):
+    config = plain(
+        optimizer__name="sgd", optimizer__learning_rate=1e30,
+        train__max_bad_steps=2, train__max_rollbacks=1, train__checkpoint_every=1,
+        train__eval_every=100,
+    )  # fmt: skip
+    with (
+        pytest.warns(UserWarning, match=r"Going back to step \d+ .*time 1 of 1") as told,
+        pytest.raises(Diverged, match="2 steps in a row"),
+    ):
+        train(config, tmp_path)
+    assert len([w for w in told if "Going back" in str(w.message)]) == 1
+    rolled = [line for line in lines(tmp_path) if "rollbacks" in line]
+    assert [line["rollbacks"] for line in rolled] == [1]

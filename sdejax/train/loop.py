@@ -101,6 +101,7 @@ def roll_back(
     Returns:
         The state on its devices, with no bad steps behind it.
     """
+    checkpoints.wait()  # for the one that may be on its way
     state, _ = restore_or_init(layout, make_state, checkpoints)
 
     def afresh(key: Key, bad_streak: Array) -> tuple[Key, Array]:

@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import signal
@@ -6,83 +5,12 @@ import signal
 import jax
 import numpy as np
 import pytest
-from train_toy import ADAM, ROWS, batch_at, loss_fn, make_state
+from loop_run import Run, assert_same, params_of
+from train_toy import ROWS, batch_at, make_state
 
-from sdejax.train.catalog import all_steps, best_step, read_meta
+from sdejax.train.catalog import best_step, read_meta
 from sdejax.train.checkpoint import Checkpoints, restore_params
-from sdejax.train.logs import Logs
-from sdejax.train.loop import (
-    Diverged,
-    Preempted,
-    Schedule,
-    Task,
-    host_params,
-    restore_or_init,
-    roll_back,
-    run_loop,
-)
-from sdejax.train.parallel import parallel
-from sdejax.train.preemption import preemption_notice
-
-
-class Run:
-    """A run of the loop on the toy problem, and what it leaves behind."""
-
-    def __init__(self, workdir, mode="pmap", fsdp=1, bad=(), active=True):
-        self.workdir, self.bad, self.active, self.traces = workdir, bad, active, 0
-        self.layout = parallel(mode, self._loss, ADAM, 0.9, ROWS, fsdp=fsdp)
-
-    def _loss(self, params, key, batch):
-        self.traces += 1
-        return loss_fn(params, key, batch)
-
-    def _batches(self, step):
-        while True:
-            batch = batch_at(step)
-            if step + 1 in self.bad:
-                batch["x"][3] = np.inf
-            yield batch
-            step += 1
-
-    def __call__(self, tasks=(), batches=None, rolled_back=0, **schedule):
-        schedule = {"log_every": 2, "save_every": 3, "max_bad_steps": 3, **schedule}
-        with (
-            Checkpoints(self.workdir / "checkpoints", keep=9, best="score") as checkpoints,
-            Logs(self.workdir, active=self.active) as logs,
-        ):
-            state, self.found = restore_or_init(self.layout, make_state, checkpoints)
-            if rolled_back:
-                state = roll_back(self.layout, make_state, checkpoints, rolled_back)
-            with preemption_notice() as notice:
-                return run_loop(
-                    self.layout,
-                    state,
-                    self._batches(int(state.step)) if batches is None else batches,
-                    checkpoints,
-                    logs,
-                    Schedule(**schedule),
-                    lambda step: {"at": step},
-                    tasks,
-                    ROWS,
-                    notice=notice,
-                )
-
-    @property
-    def lines(self):
-        return [json.loads(line) for line in (self.workdir / "metrics.jsonl").open()]
-
-    @property
-    def saved(self):
-        return all_steps(self.workdir / "checkpoints")
-
-
-def params_of(state):
-    return jax.tree.map(np.asarray, (state.params, state.ema_params, state.opt_state))
-
-
-def assert_same(one, other):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(a, b)
+from sdejax.train.loop import Preempted, Task, host_params
 
 
 @pytest.fixture(scope="module")
@@ -132,27 +60,6 @@ def test_what_is_logged_and_saved_when(tmp_path):
         {"at": 3},
         {"at": 10},
     ]
-
-
-def test_a_loss_that_stays_nan_stops_the_run_and_names_the_step(tmp_path, straight):
-    run = Run(tmp_path, bad=range(5, 99))
-    with pytest.raises(Diverged, match=r"3 steps in a row, the last at step 7,.*those of step 4"):
-        run(steps=99, log_every=50, save_every=50)  # noticed with some delay, but named exactly
-    assert run.saved == []
-    with pytest.raises(Diverged, match=r"4 steps in a row, the last at step 8,.*those of step 4"):
-        run(steps=99, log_every=50, save_every=4)
-    assert run.saved == [4]  # nothing of a run that has diverged
-    # With the cause gone, the same call goes on from what was saved.
-    run.bad = ()
-    assert_same(params_of(run(steps=8)), straight)
-
-
-def test_skipped_steps_are_counted_and_shown(tmp_path, capsys):
-    run = Run(tmp_path, bad=(3, 5))
-    state = run(steps=8)
-    assert (int(state.skipped), int(state.bad_streak)) == (2, 0)
-    assert [line["skipped"] for line in run.lines] == [0, 1, 2, 2]
-    assert "skipped=2" in capsys.readouterr().err
 
 
 def test_the_bar_shows_progress_throughput_and_time_left(tmp_path, capsys):
@@ -241,32 +148,6 @@ def test_the_state_is_saved_and_free_to_go_before_a_drawing(tmp_path):
     run(steps=7, save_every=99, tasks=(Task(4, drawing, saved=True),))
     assert seen == [(4, 4), (7, 7)]
     assert run.saved == [4, 7]
-
-
-# --- gradients that are not finite ------------------------------------------------------------
-
-
-def test_nothing_is_saved_amid_bad_steps(tmp_path):
-    run = Run(tmp_path, bad=(3, 4))
-    run(steps=9, save_every=3)
-    assert run.saved == [5, 6, 9]  # the save due at step 3 waits for a good step
-
-
-@pytest.mark.parametrize(("mode", "fsdp"), [("pmap", 1), ("jit", 4)])
-def test_rolling_back_goes_on_from_the_last_checkpoint_with_other_noise(tmp_path, mode, fsdp):
-    run = Run(tmp_path / "run", mode, fsdp, bad=range(5, 99))
-    with pytest.raises(Diverged):
-        run(steps=99, save_every=2)
-    assert run.saved == [2, 4]
-    run.bad = ()
-    plain = Run(tmp_path / "plain", mode, fsdp)(steps=6)
-    state = run(steps=6, rolled_back=1)
-    assert (int(state.step), int(state.bad_streak), int(state.skipped)) == (6, 0, 0)
-    assert not np.array_equal(jax.random.key_data(state.key), jax.random.key_data(plain.key))
-    assert not np.array_equal(state.params["w1"], plain.params["w1"])
-    # And that key is what a later resume goes on with.
-    again = run(steps=8)
-    np.testing.assert_array_equal(jax.random.key_data(again.key), jax.random.key_data(state.key))
 
 
 def test_a_failing_data_source_loses_no_finished_save(tmp_path):
