@@ -26,6 +26,7 @@ from sdejax.train.catalog import COMMITTED, all_steps, best_step, read_meta
 from sdejax.train.integrity import CheckpointError
 
 KEEP = 2
+ENOUGH, SHARE = 50, 0.3  # of so many kills this share has to leave a part of a step
 
 
 def scenario(tries: int, folder: Path) -> Outcome:
@@ -57,6 +58,8 @@ def kill_loop(name: str, tries: int, folder: Path, score: str) -> Outcome:
             found["wrong"] += sum(line.startswith("wrong") for line in life.said)
             known |= {int(line.split()[1]) for line in life.said if line.startswith("committed")}
             found += judge(directory, known, score)
+    if tries >= ENOUGH and (found["partial"] < SHARE * tries or not found["deleting"]):
+        raise RuntimeError(f"too few kills hit a save or a deletion: {dict(found)}")
     return Outcome(
         name, tries, found["lost"], found["unreadable"], found["wrong"], slowest,
         f"killed during a save {found['saving']} times ({found['partial']} left a part of a step), "
