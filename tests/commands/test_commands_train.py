@@ -8,6 +8,7 @@ import pytest
 from command import CONFIG, fails, logged, refused, sample, steps_of, train
 from tiny_config import STEPS
 
+from sdejax.train.catalog import DamagedCheckpoint
 from sdejax.train.checkpoint import restore_params
 
 
@@ -52,29 +53,27 @@ def test_another_model_in_the_same_workdir_is_refused(copied, capsys):
     assert steps_of(copied) == [3, 6]
 
 
-def damage(workdir, kind):
-    """Remove or shorten the largest file of the newest checkpoint."""
+def damage(workdir):
+    """Shorten the largest file of the newest checkpoint."""
     path = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda p: p.stat().st_size)
-    if kind == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-7])
+    path.write_bytes(path.read_bytes()[:-7])
     return path.name
 
 
-@pytest.mark.parametrize(("kind", "message"), [("missing", "missing"), ("truncated", "expected")])
-def test_a_damaged_checkpoint_is_named(copied, capsys, tmp_path, kind, message):
-    name = damage(copied, kind)
-    commands = (
-        ["train", "--config", CONFIG, "--workdir", copied],
-        ["sample", "--workdir", copied, "--out", tmp_path / "x.npz"],
-    )
-    for command in commands:
-        error = fails(capsys, *command)
-        assert name in error
-        assert message in error
-        assert "go on from another step: [3]" in error
-    sample(copied, tmp_path / "x.npz", "--step=3", "--num=8")  # the other one still serves
+def test_a_damaged_checkpoint_is_named_and_passed_over(copied, capsys, tmp_path):
+    name, before = damage(copied), restore_params(copied / "checkpoints", 3)
+    asked = ("sample", "--workdir", copied, "--out", tmp_path / "x.npz", f"--step={STEPS}")
+    error = fails(capsys, *asked)
+    assert f"{name}: expected" in error
+    assert "go on from another step: [3]" in error
+    with pytest.warns(DamagedCheckpoint, match=f"back to step 3.*\n.*{name}: expected"):
+        sample(copied, tmp_path / "x.npz", "--num=8")
+    with pytest.warns(DamagedCheckpoint, match="moved to .*damaged"):
+        train(copied)
+    assert f"resuming at step 3 of {STEPS}" in capsys.readouterr().out
+    assert steps_of(copied) == [3, STEPS]
+    assert (copied / "checkpoints" / "damaged" / str(STEPS)).is_dir()
+    jax.tree.map(np.testing.assert_array_equal, restore_params(copied / "checkpoints", 3), before)
 
 
 def test_batches_that_do_not_divide_are_refused(tmp_path, capsys):
