@@ -11,11 +11,13 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from typing import NamedTuple
 
 from etils import epath
 
 LOCK = "lock"
+_TRIES = 5  # a look at the lock takes it for an instant
 
 
 class Held(Exception):
@@ -35,7 +37,7 @@ class Lock(NamedTuple):
 
 
 def take_lock(directory: epath.Path) -> contextlib.ExitStack:
-    """Lock a directory for this process, which is not waited for.
+    """Lock a directory for this process; another that holds it is not waited for.
 
     Args:
         directory: where the lock file is; exists.
@@ -51,10 +53,14 @@ def take_lock(directory: epath.Path) -> contextlib.ExitStack:
         # Not through a link: the file is emptied below.
         file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         stack.callback(os.close, file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Held(_holder(file)) from error
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not tries_left:
+                    raise Held(_holder(file)) from error
+                time.sleep(0.05)
         with contextlib.suppress(OSError):  # on a full disk the message has to do without a name
             os.truncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
