@@ -10,6 +10,7 @@ same to a few units in the last place (``tests/test_compiler.py``). Flags in the
 user's program does.
 """
 
+import gc
 import mmap
 import os
 from importlib.util import find_spec
@@ -35,6 +36,9 @@ os.environ.setdefault("PJRT_NPROC", "32")
 # scikit-learn's BLAS threads and JAX's would fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A trace makes objects by the million, none of them garbage: a fifth of its time went to looking.
+gc.set_threshold(100_000, 20, 20)
 
 import jaxtyping  # noqa: E402
 

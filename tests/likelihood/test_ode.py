@@ -110,22 +110,29 @@ def test_the_straight_path_from_alpha_0(x64):
     assert np.all(np.isnan(found.log_p[4:]))
 
 
-@pytest.fixture
-def mixture(x64):
+@functools.cache
+def solved():
     """A skewed mixture, points of it, and their latents by a method that shares no code."""
     sde, dist = processes.vp(), plane()
     x = jax.vmap(lambda k: truth.sample_at(k, dist, sde, sde.t_min))(jax.random.split(KEY, 8))
     ts = jnp.asarray([sde.t_min, sde.t_max])
     denoiser = truth.denoiser(dist, sde)
     latent = jax.jit(jax.vmap(lambda x: truth.reference(sde, denoiser, x, ts)[-1]))(x)
-    log_p = jax.vmap(
-        lambda x, z: (
-            truth.log_prob(dist, sde, x, sde.t_min)
-            - truth.log_prob(dist, sde, z, sde.t_max)
-            + prior_log_prob(sde, z)
+    log_p = jax.jit(
+        jax.vmap(
+            lambda x, z: (
+                truth.log_prob(dist, sde, x, sde.t_min)
+                - truth.log_prob(dist, sde, z, sde.t_max)
+                + prior_log_prob(sde, z)
+            )
         )
     )(x, latent)
     return sde, denoiser, x, latent, log_p
+
+
+@pytest.fixture
+def mixture(x64):
+    return solved()
 
 
 def test_a_mixture_in_every_coordinate(mixture):
@@ -175,10 +182,14 @@ def test_a_sample_and_its_density_in_one_solve_agree_with_the_way_back(method, m
     options = {"divergence": method, "tolerance": 1e-8}
     keys = jax.random.split(jax.random.key(5), 4)
     latent = jax.vmap(lambda k: prior_sample(k, sde, (2,)))(keys)
-    x, there = jax.vmap(lambda k, z: sample_and_log_prob(k, sde, denoiser, z, **options))(
-        keys, latent
-    )
-    back = jax.vmap(lambda k, x: log_likelihood(k, sde, denoiser, x, **options))(keys, x)
+
+    @jax.jit
+    @jax.vmap
+    def both_ways(key, latent):
+        x, there = sample_and_log_prob(key, sde, denoiser, latent, **options)
+        return there, log_likelihood(key, sde, denoiser, x, **options)
+
+    there, back = both_ways(keys, latent)
     np.testing.assert_allclose(back.latent, latent, rtol=0, atol=1e-6)
     np.testing.assert_allclose(back.log_p, there.log_p, rtol=0, atol=1e-6)
     np.testing.assert_allclose(there.latent, latent)
@@ -189,7 +200,7 @@ def test_probes_are_right_in_the_mean_and_say_how_far_off_they_are(x64):
     """Over many probes: the mean is the exact log-density, the spread is the reported error."""
     sde, dist = processes.edm(0.05, 20.0), truth.problems.cloud(6)
     denoiser, x = truth.denoiser(dist, sde), truth.sample_at(KEY, dist, processes.edm(), 0.05)
-    true = log_likelihood(KEY, sde, denoiser, x, divergence=exact()).log_p
+    true = jax.jit(lambda x: log_likelihood(KEY, sde, denoiser, x, divergence=exact()).log_p)(x)
     keys = jax.random.split(KEY, 400)
     for method in (hutchinson(4), orthogonal(4)):
         found = jax.jit(
@@ -212,13 +223,14 @@ def test_jit_vmap_and_single_calls_agree_in_float32(strict):
 
     batch = jax.jit(jax.vmap(one))(keys, x)
     assert batch.log_p.dtype == jnp.float32
-    for i in range(3):
-        np.testing.assert_allclose(one(keys[i], x[i]).log_p, batch.log_p[i], rtol=1e-4, atol=1e-3)
+    jitted = jax.jit(one)
+    for i, single in enumerate((one, jitted, jitted)):
+        found = single(keys[i], x[i]).log_p
+        np.testing.assert_allclose(found, batch.log_p[i], rtol=1e-4, atol=1e-3)
     with jax.enable_x64(True):
-        wide = jax.vmap(lambda x: log_likelihood(KEY, sde, denoiser, x, **TIGHT))(
-            x.astype(jnp.float64)
-        )
-    plain = jax.vmap(lambda k, x: log_likelihood(k, sde, denoiser, x))(keys, x)
+        tight = jax.jit(jax.vmap(lambda x: log_likelihood(KEY, sde, denoiser, x, **TIGHT)))
+        wide = tight(x.astype(jnp.float64))
+    plain = jax.jit(jax.vmap(lambda k, x: log_likelihood(k, sde, denoiser, x)))(keys, x)
     np.testing.assert_allclose(plain.log_p, wide.log_p, atol=2e-3)
 
 
@@ -234,7 +246,7 @@ def test_the_gradient_by_x_is_the_score_of_the_model(x64):
 
     x = jnp.asarray([0.3, -1.0, 1.0])
     expected = truth.score(dist, sde, x, sde.t_min)
-    np.testing.assert_allclose(jax.grad(log_p)(x), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(log_p))(x), expected, rtol=1e-6)
 
 
 def test_an_example_that_is_not_finite_has_a_code_and_costs_no_more_than_another():
