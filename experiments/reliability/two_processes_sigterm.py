@@ -25,7 +25,9 @@ def scenario(tries: int, folder: Path) -> Outcome:
     phases = (TRAINING, COMPILING, EVALUATION)
     ways = [(phases[index // 2 % len(phases)], index % 2) for index in range(tries)]
     found = interruptions("SIGTERM to one of two processes", ways, folder)
-    return found._replace(notes=f"while training, compiling, evaluating; {found.notes}")
+    return found._replace(
+        notes=f"while training, compiling (its time aside), evaluating; {found.notes}"
+    )
 
 
 def _shows_step(ahead: int, pair: Pair, workdir: Path, newest: int) -> None:
