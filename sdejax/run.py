@@ -184,6 +184,7 @@ def _train(
                         stacklevel=3,
                     )
     ema = host_params(state.ema_params)
+    notice.done()
     if first:
         finish(config, generate, ema, train_data, held_out, workdir)
     return parts, state

@@ -40,10 +40,13 @@ class Preemption(NamedTuple):
             with several it is true at exactly one call, the same on all of them.
         unsaved: ``(bool) -> None``: whether a sudden end would lose work. Before the first call it
             would not.
+        done: ``() -> None``: nothing will be unsaved again; from here on SIGTERM ends each process
+            at once.
     """
 
     requested: Callable[[], bool]
     unsaved: Callable[[bool], None]
+    done: Callable[[], object]
 
 
 @contextmanager
@@ -53,19 +56,27 @@ def preemption_notice() -> Iterator[Preemption]:
     Yields:
         The notice. A process of its own ends with ``EXIT_CODE`` where nothing is unsaved.
     """
+    in_main_thread = threading.current_thread() is threading.main_thread()
     if jax.process_count() > 1:
         calls = itertools.count(1)
         sync_point = multihost_utils.reached_preemption_sync_point
-        yield Preemption(lambda: sync_point(next(calls)), lambda unsaved: None)
-    elif threading.current_thread() is not threading.main_thread():
-        yield Preemption(lambda: False, lambda unsaved: None)
+        yield Preemption(
+            lambda: sync_point(next(calls)),
+            lambda unsaved: None,
+            # in place of the runtime's handler, which only tells of it
+            lambda: in_main_thread and signal.signal(signal.SIGTERM, signal.SIG_DFL),
+        )
+    elif not in_main_thread:
+        yield Preemption(lambda: False, lambda unsaved: None, lambda: None)
     else:
         noticed, unsaved = threading.Event(), threading.Event()
         previous = signal.signal(signal.SIGTERM, lambda number, frame: noticed.set())
         try:
             with _end_at_once(unless=unsaved):
                 yield Preemption(
-                    noticed.is_set, lambda yes: unsaved.set() if yes else unsaved.clear()
+                    noticed.is_set,
+                    lambda yes: unsaved.set() if yes else unsaved.clear(),
+                    unsaved.clear,
                 )
         finally:
             signal.signal(signal.SIGTERM, previous)

@@ -64,6 +64,19 @@ def test_sigterm_is_noticed_and_the_old_handler_comes_back():
         assert not notice.requested()
 
 
+def test_several_processes_end_at_once_when_all_is_done(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with preemption_notice() as notice:
+            notice.unsaved(False)  # the others may have unsaved work
+            assert signal.getsignal(signal.SIGTERM) is before
+            notice.done()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_ctrl_c_stays_an_interrupt():
     def loop():
         with preemption_notice():
