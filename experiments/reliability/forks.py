@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,22 @@ class Life:
         self.said.append(line)
         return line
 
-    def until(self, start: str, limit: float = LIMIT) -> str:
-        """The next line that starts so.
+    def until(self, *starts: str, limit: float = LIMIT) -> str:
+        """The next line that starts with one of some words.
 
         Args:
-            start: how it starts.
-            limit: seconds to wait for any line.
+            *starts: the words.
+            limit: seconds to wait for it.
 
         Raises:
-            RuntimeError: the worker ended before.
+            RuntimeError: the worker ended before, or said other things all the time.
         """
-        while (line := self.line(limit)) is not None:
-            if line.startswith(start):
+        end = time.monotonic() + limit
+        while time.monotonic() < end and (line := self.line(limit)) is not None:
+            if line.startswith(starts):
                 return line
         raise RuntimeError(
-            f"the worker ended with code {self.code} before {start!r}: it said {self.said}; "
+            f"the worker (code {self.code}) did not say {starts}: it said {self.said[-20:]}; "
             f"end of its stderr: {self._errors.read_text()[-2000:]}"
         )
 

@@ -51,7 +51,9 @@ def kill_loop(name: str, tries: int, folder: Path, score: str) -> Outcome:
         for index in tqdm(range(tries), desc=name, unit="kill", leave=False):
             began = time.monotonic()
             life = forks.start("save_forever", str(directory), score, bool(index % 2))
-            life.until("saving" if index == 0 else "restored")
+            life.until(
+                "restored", "saving"
+            )  # the first life may have been killed in its first save
             slowest = max(slowest, time.monotonic() - began)
             _kill(life, index % 4, rng)
             found += _last_moments(life.said, directory)
