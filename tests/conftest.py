@@ -7,12 +7,14 @@ Most of the time of the tests is XLA's compiler, so it is given less to do: LLVM
 where a product and a sum are still one rounding, and fusions by the older emitter. Results are the
 same to a few units in the last place (``tests/test_compiler.py``). Flags in the environment win:
 ``XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true"`` compiles as a
-user's program does.
+user's program does. What one test, worker or child process has compiled serves all others by
+a folder that lasts as long as pytest runs; ``JAX_COMPILATION_CACHE_DIR`` names one that stays.
 """
 
 import gc
 import mmap
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +39,11 @@ os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers of xdist inherit it
+    CACHE = tempfile.TemporaryDirectory(prefix="sdejax-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # A trace makes objects by the million, none of them garbage: a fifth of its time went to looking.
 gc.set_threshold(100_000, 20, 20)
 
