@@ -5,7 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import QUICK, known
+from compiler_flags import QUICK, known
 from jax.scipy.special import erf, erfinv, logsumexp
 from oracles import PREDICTIONS, plane
 
