@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from importlib import metadata
+from typing import Any
 
 from sdejax.commands import (
     diagnose,
@@ -56,7 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if args_left and not args.overridable:
             raise ValueError(f"unknown argument {args_left[0]!r}; see sdejax {args.command} --help")
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            args.run(args)
     except Preempted as stop:
         print(f"sdejax: {stop}", file=sys.stderr)
         sys.exit(EXIT_CODE)
@@ -69,3 +73,8 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a user reads it, without the line of code that gave it."""
+    print(f"sdejax: warning: {message}", file=sys.stderr)

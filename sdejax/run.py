@@ -139,16 +139,17 @@ def _train(
             check_data_state(saved["data"], stream)
         if first:
             (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        state, _ = restore_or_init(layout, make_state, checkpoints)
+        state, found = restore_or_init(layout, make_state, checkpoints)
         step = int(jax.device_get(state.step))
         if first:
             _announce(config, parts, train_data, state, step, workdir)
         evaluate = partial(_held_out_loss, layout, held_out, config, eval_key)
         generate = generator_of(config, parts, train_data.scaling)
 
-        def meta(step: int) -> dict[str, Any]:
+        def meta(step: int, rollbacks: int) -> dict[str, Any]:
             return {
                 "config": config,
+                "rollbacks": rollbacks,
                 "data": {**stream, "next_step": step},
                 "event_shape": list(parts.event_shape),
                 "num_classes": num_classes,
@@ -164,17 +165,17 @@ def _train(
                 pictures = _picture_tasks(config, generate, train_data, workdir, logs)
                 tasks = (Task(plan["eval_every"], evaluate), *pictures)
                 return run_loop(
-                    layout, state, rows, checkpoints, logs, schedule, meta, tasks, batch_size,
-                    notice=notice,
+                    layout, state, rows, checkpoints, logs, schedule,
+                    partial(meta, rollbacks=rollbacks), tasks, batch_size, notice=notice,
                 )  # fmt: skip
 
-        for rollbacks in itertools.count():
+        for rollbacks in itertools.count(int(found.get("rollbacks", 0))):
             try:
                 state = go_on(state, step, rollbacks)
                 break
             except Diverged as error:
-                if rollbacks == plan["max_rollbacks"]:
-                    raise
+                if rollbacks >= plan["max_rollbacks"]:
+                    raise Diverged(f"{error} (went back {rollbacks} times before)") from None
                 state = roll_back(layout, make_state, checkpoints, rollbacks + 1)
                 step = int(jax.device_get(state.step))
                 if first:

@@ -30,7 +30,7 @@ from sdejax.saved_meta import checked_meta
 from sdejax.sde import SDE
 from sdejax.times import information
 from sdejax.train.catalog import choose_step, read_meta
-from sdejax.train.checkpoint import restore_params
+from sdejax.train.reader import restore_params
 from sdejax.types import Data, Key, Params
 
 

@@ -42,14 +42,14 @@ def require_claim(where: Any, claimed: int, stored: int, free: int = FREE) -> No
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuses to write through links that somebody left in a folder.
+    """Refuses to write through links, or into pipes and devices, that somebody left in a folder.
 
     Args:
         folder: where files are about to be written.
         names: of those files.
 
     Raises:
-        ValueError: naming a link and where it leads.
+        ValueError: naming a link and where it leads, or what is no file.
     """
     for name in names:
         path = folder / name
@@ -57,6 +57,10 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
             raise ValueError(
                 f"{path}: a link to {path.readlink()}; expected a file or nothing, which this run "
                 "writes there: remove the link"
+            )
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(
+                f"{path}: neither a file nor a folder; this run writes there: remove it"
             )
 
 

@@ -48,7 +48,7 @@ SOLVING = ("diffeq", "diffeq_sde", "brownian", "fitting", "solvers", "adaptive")
 KEPT_IN = {
     "diffrax": {"dynamics", "likelihood", "flows.continuous"} | {f"samplers.{n}" for n in SOLVING},
     "flax": {"nets", "denoiser", "train"},
-    "orbax": {"train.checkpoint", "train.hosts", "train.stored_arrays"},
+    "orbax": {"train.checkpoint", "train.reader", "train.hosts", "train.stored_arrays"},
     "grain": {"data"},
     "ml_collections": {"config", "commands"},
     "matplotlib.pyplot": set(),

@@ -15,10 +15,11 @@ from sdejax.results import generator_of
 from sdejax.run import MAY_CHANGE, train
 from sdejax.tables import component
 from sdejax.train.catalog import all_steps, read_meta
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import CheckpointError
 from sdejax.train.loop import Diverged
 from sdejax.train.preemption import preemption_notice
+from sdejax.train.reader import restore_params
 
 
 def plain(**changes):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdejax.train.checkpoint import restore_params
 from sdejax.train.leaves import named_leaves
+from sdejax.train.reader import restore_params
 
 
 def content(step: int) -> dict[str, Any]:

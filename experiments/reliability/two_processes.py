@@ -22,8 +22,8 @@ from experiments.reliability.base import LIMIT, Outcome
 from experiments.reliability.forks import Life
 from experiments.reliability.pair import Pair, started_at
 from sdejax.train.catalog import all_steps
-from sdejax.train.checkpoint import restore_params
 from sdejax.train.integrity import CheckpointError
+from sdejax.train.reader import restore_params
 
 HEARTBEAT, GRACE, KEEP = 10, 5.0, 2
 ENDLESS = "--config.train.steps=1000000"

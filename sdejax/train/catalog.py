@@ -82,6 +82,8 @@ def _newest_good(directory: str | os.PathLike[str], steps: list[int]) -> epath.P
     for step in reversed(steps):
         path = absolute(directory) / str(step)
         problem = step_problem(path)
+        if problem is not None and not path.exists():
+            continue  # retired meanwhile by the run that is writing here
         if problem is None:
             if problems:
                 warnings.warn(
@@ -92,6 +94,8 @@ def _newest_good(directory: str | os.PathLike[str], steps: list[int]) -> epath.P
                 )
             return path
         problems.append(problem)
+    if not problems:  # all were retired meanwhile
+        return choose_step(directory, None)
     raise CheckpointError(
         f"{directory} has no checkpoint that is good:{limited_lines(problems)}\n"
         "Nothing was changed. Restore the files from a copy, or start in another --workdir."
@@ -189,7 +193,7 @@ def best_step(directory: str | os.PathLike[str]) -> int:
     scored: dict[int, float] = {}
     for step in all_steps(directory):
         path = choose_step(directory, step)
-        if step_problem(path, under="meta/") is None:
+        if step_problem(path) is None:
             score = _payload(path)["score"]
             scored |= {} if score is None else {step: score}
     return min(scored, key=lambda step: scored[step]) if scored else latest

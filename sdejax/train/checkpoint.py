@@ -17,8 +17,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,65 +28,10 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from sdejax.train.catalog import absolute, all_agree, all_steps, checked_payload, choose_step
-from sdejax.train.integrity import CheckpointError, write_manifest
-from sdejax.train.leaves import check_leaves, fill_leaves, leaf_table, named_leaves, nest_leaves
+from sdejax.train.integrity import CheckpointError, explained, write_manifest
+from sdejax.train.leaves import check_leaves, fill_leaves, leaf_table, named_leaves
 from sdejax.train.leftovers import TRASH, purge, remove_unfinished, tidy
 from sdejax.train.lock import Held, take_lock
-
-_T = TypeVar("_T")
-
-
-def _explained(what: str, action: Callable[[], _T]) -> _T:
-    """Run one call of the checkpoint library; whatever it raises becomes one error type."""
-    try:
-        return action()
-    except CheckpointError:
-        raise
-    except Exception as error:  # the library raises assorted types, bare Exception among them
-        raise CheckpointError(
-            f"{what} failed ({type(error).__name__}: {error}). Complete checkpoints are untouched; "
-            "check free space and permissions."
-        ) from error
-
-
-def restore_params(
-    directory: str | os.PathLike[str],
-    step: int | None = None,
-    *,
-    which: str = "ema_params",
-    like: PyTree = None,
-) -> Any:
-    """The parameters alone, as host arrays; needs neither the optimizer nor the devices.
-
-    Args:
-        directory: the checkpoint directory.
-        step: which step; the latest by default.
-        which: "ema_params", or "params" for the ones being trained.
-        like: a pytree of arrays or shapes to restore into and to compare with; without it the
-            result is nested dicts, as flax has them.
-
-    Returns:
-        Parameters, numpy arrays.
-
-    Raises:
-        CheckpointError: no such step, a damaged one, or other leaves than ``like``.
-    """
-    path = choose_step(directory, step)
-    leaves = checked_payload(path)["leaves"]
-    saved = {name: leaf for name, leaf in leaves.items() if name.startswith(f"{which}/")}
-    if not saved:
-        parts = sorted({name.split("/")[0] for name in leaves})
-        raise CheckpointError(f"{path} holds no {which!r}: choose one of {parts}")
-    if like is not None:
-        check_leaves(saved, leaf_table(named_leaves({which: like})), str(path))
-    arguments = ocp.args.PyTreeRestore(
-        item=dict.fromkeys(saved, 0),
-        restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in saved},
-        partial_restore=True,
-    )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        named = _explained(f"reading {path}", lambda: reader.restore(path / "state", arguments))
-    return nest_leaves(named)[which] if like is None else fill_leaves({which: like}, named)[which]
 
 
 class Checkpoints:
@@ -113,8 +58,8 @@ class Checkpoints:
         self._best = best
         self._newest = -1
         with self._take_lock() as lock:
-            _explained(f"opening {directory}", lambda: tidy(self.directory))
-            self._manager = _explained(
+            explained(f"opening {directory}", lambda: tidy(self.directory))
+            self._manager = explained(
                 f"opening {directory}",
                 lambda: ocp.CheckpointManager(self.directory, options=self._options(keep)),
             )
@@ -202,7 +147,7 @@ class Checkpoints:
         self.wait()
         purge(self.directory)
         self._newest = step
-        _explained(
+        explained(
             f"saving step {step} to {self.directory}",
             lambda: self._manager.save(
                 step,
@@ -220,7 +165,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the save failed, e.g. on a full disk.
         """
-        _explained(f"saving step {self._newest} to {self.directory}", self._finish)
+        explained(f"saving step {self._newest} to {self.directory}", self._finish)
 
     def _finish(self) -> None:
         try:
@@ -266,7 +211,7 @@ class Checkpoints:
         payload = checked_payload(path)
         named = named_leaves(abstract_state)
         check_leaves(payload["leaves"], leaf_table(named), str(path))
-        restored = _explained(
+        restored = explained(
             f"restoring {path}",
             lambda: self._manager.restore(
                 int(path.name),
@@ -278,7 +223,7 @@ class Checkpoints:
     def close(self) -> None:
         """Finish the save in progress, delete what was retired, release the lock."""
         with self._lock:
-            _explained(f"saving step {self._newest} to {self.directory}", self._close_manager)
+            explained(f"saving step {self._newest} to {self.directory}", self._close_manager)
             purge(self.directory)
 
     def _close_manager(self) -> None:

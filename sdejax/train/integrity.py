@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -22,11 +22,36 @@ from sdejax.untrusted import read_json
 MANIFEST = "manifest.json"
 # Written by the checkpoint library after the manifest; they hold no data.
 _NOT_DATA = frozenset({MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"})
+_T = TypeVar("_T")
 _MAX_LINES = 18  # with the lines before and after them, a message has at most twenty
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written or believed; the message says which, why and what to do."""
+
+
+def explained(what: str, action: Callable[[], _T]) -> _T:
+    """Run one call of the checkpoint library; whatever it raises becomes one error type.
+
+    Args:
+        what: is being done, for the message.
+        action: the call.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        CheckpointError: in place of any exception.
+    """
+    try:
+        return action()
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises assorted types, bare Exception among them
+        raise CheckpointError(
+            f"{what} failed ({type(error).__name__}: {error}). Complete checkpoints are untouched; "
+            "check free space and permissions."
+        ) from error
 
 
 def _digest(path: epath.Path) -> str:
@@ -117,10 +142,14 @@ def manifest_problem(
         path, (size, sha256) = directory / name, expected[name]
         if name not in present:
             return f"{path}: missing, expected {size} bytes"
-        if path.stat().length != size:
-            return f"{path}: expected {size} bytes, found {path.stat().length}"
-        if _digest(path) != sha256:
-            return f"{path}: its content changed since it was saved (sha256 differs)"
+        try:
+            found = path.stat().length
+            if found != size:
+                return f"{path}: expected {size} bytes, found {found}"
+            if _digest(path) != sha256:
+                return f"{path}: its content changed since it was saved (sha256 differs)"
+        except OSError as error:
+            return f"{path}: cannot be read ({error})"
     return None
 
 

@@ -14,13 +14,20 @@ import warnings
 import jax
 from etils import epath
 
-from sdejax.train.catalog import COMMITTED, DamagedCheckpoint, all_agree, choose_step, numbered
+from sdejax.train.catalog import (
+    COMMITTED,
+    DamagedCheckpoint,
+    all_agree,
+    choose_step,
+    numbered,
+    step_problem,
+)
 
 TRASH, DAMAGED = "trash", "damaged"
 
 
 def tidy(directory: epath.Path) -> None:
-    """Leaves good steps up to the newest, and none beyond; says what it found.
+    """Leaves good steps only, all of whose files are read for it; says what it found.
 
     Args:
         directory: of the checkpoints; locked by this run. Every process calls this.
@@ -32,8 +39,10 @@ def tidy(directory: epath.Path) -> None:
         DamagedCheckpoint: naming the damage.
     """
     steps = numbered(directory)
-    complete = {step: path for step, path in steps.items() if (path / COMMITTED).exists()}
-    newest = int(choose_step(directory, None).name) if complete else -1
+    complete = [step for step, path in steps.items() if (path / COMMITTED).exists()]
+    problems = {step: step_problem(steps[step]) for step in complete}
+    if complete and all(problems.values()):
+        choose_step(directory, None)  # raises, naming them all
     if jax.process_index() == 0:
         purge(directory)
         for step, path in steps.items():
@@ -44,8 +53,8 @@ def tidy(directory: epath.Path) -> None:
                     stacklevel=2,
                 )
                 path.rmtree()
-            elif step > newest:
-                _set_aside(path, directory / DAMAGED)
+            elif (problem := problems[step]) is not None:
+                _set_aside(path, directory / DAMAGED, problem)
     all_agree(True)  # nobody looks into the directory before it is tidy
 
 
@@ -71,9 +80,9 @@ def remove_unfinished(directory: epath.Path, step: int) -> None:
         path.rmtree()
 
 
-def _set_aside(path: epath.Path, folder: epath.Path) -> None:
+def _set_aside(path: epath.Path, folder: epath.Path, problem: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = [path.name, *(f"{path.name}.{i}" for i in range(1, 1000))]
     goal = next(folder / name for name in names if not (folder / name).exists())
     path.rename(goal)
-    warnings.warn(f"{path} is damaged; moved to {goal}", DamagedCheckpoint, stacklevel=3)
+    warnings.warn(f"{path} is damaged; moved to {goal}: {problem}", DamagedCheckpoint, stacklevel=3)

@@ -1,6 +1,7 @@
 """One writer in a directory: a lock on a file, held as long as the process lives.
 
-The kernel releases the lock when its holder dies, however it dies, so a lock is never stale. The
+The kernel releases the lock when its holder dies, however it dies, so a lock is never stale (but a
+child that the holder forked keeps it). The
 file says who took it last, for the message to the second one. Network file systems lock between
 machines where they support ``flock`` at all; object stores have no locks.
 """
@@ -51,7 +52,9 @@ def take_lock(directory: epath.Path) -> contextlib.ExitStack:
     """
     with contextlib.ExitStack() as stack:
         # Not through a link: the file is emptied below.
-        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        file = os.open(
+            directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644
+        )
         stack.callback(os.close, file)
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -77,7 +80,7 @@ def lock_state(directory: epath.Path) -> Lock:
         The state at this moment.
     """
     try:
-        file = os.open(directory / LOCK, os.O_RDONLY)
+        file = os.open(directory / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return Lock(False, "nobody")
     with contextlib.ExitStack() as stack:

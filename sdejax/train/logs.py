@@ -55,7 +55,8 @@ class Logs:
         self._lines.write(json.dumps({"step": step, **numbers}) + "\n")
         self._lines.flush()
         for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):  # TensorBoard draws no others, and complains
+                self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture of one step to TensorBoard.

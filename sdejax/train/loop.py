@@ -8,6 +8,7 @@ that is interrupted and started again goes through the same states as one that i
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -150,18 +151,24 @@ def run_loop(
     """
     start = int(jax.device_get(state.step))
     wait = throttle()
+    unchecked: deque[tuple[int, Any]] = deque()  # steps that may still be running
     scores: dict[str, float] = {}
     clock, counted, owed = time.monotonic(), start, False
 
-    def carry_out(task: Task, step: int, state: TrainState) -> bool:
-        """Whether to stop."""
+    def carry_out(task: Task, step: int, state: TrainState) -> tuple[dict[str, float], bool]:
+        """Metrics, and whether to stop."""
+        metrics: dict[str, float] = {}
         for piece in task.run(step, state):
             if found := {name: float(value) for name, value in piece.items()}:
-                scores.update(found)
+                metrics |= found
                 logs.scalars(step, found)
             if notice.requested():
-                return True
-        return False
+                return metrics, True
+        return metrics, False
+
+    def check(upto: int) -> None:
+        while unchecked and unchecked[0][0] <= upto:
+            _check_streak(unchecked.popleft(), schedule.max_bad_steps)
 
     bar = tqdm(
         total=schedule.steps, initial=start, unit="step", desc="compiling", disable=not logs.active
@@ -171,13 +178,15 @@ def run_loop(
             state, metrics = layout.step(state, layout.place_batch(next(batches)))
             notice.unsaved(True)
             last = step == schedule.steps
-            _check_streak(wait((step, metrics)), schedule.max_bad_steps)
+            unchecked.append((step, metrics))
+            if (finished := wait((step, metrics))) is not None:
+                check(finished[0])
             if step == start + 1:
                 bar.set_description("training")
             bar.update()
             if step % schedule.log_every == 0 or last:
                 numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                _check_streak((step, metrics), schedule.max_bad_steps)
+                check(step)
                 rate = (step - counted) * examples_per_step / (time.monotonic() - clock)
                 logs.scalars(step, {**numbers, "examples_per_second": rate})
                 if logs.active:
@@ -186,15 +195,18 @@ def run_loop(
             due = [task for task in tasks if step % task.every == 0 or last]
             drawings = [task for task in due if task.saved]
             stop = notice.requested()
+            fresh: dict[str, float] = {}
             for task in due:
-                if not task.saved:
-                    stop = stop or carry_out(task, step, state)
+                if not (task.saved or stop):
+                    found, stop = carry_out(task, step, state)
+                    fresh |= found
+            scores |= fresh
             owed = owed or step % schedule.save_every == 0
             if owed or last or stop or drawings:
-                # Saving waits for the step anyway.
-                calm = _check_streak((step, metrics), schedule.max_bad_steps) == 0
-                if calm or last or stop:
-                    checkpoints.save(step, layout.portable(state), meta(step), scores)
+                # Saving waits for the step anyway. A step is ranked by a score of its own.
+                check(step)
+                if last or stop or not int(metrics["bad_streak"]):
+                    checkpoints.save(step, layout.portable(state), meta(step), fresh)
                     owed = False
                 else:
                     drawings = []
@@ -207,7 +219,7 @@ def run_loop(
                         raise Preempted(step)
             for task in drawings:
                 logs.flush()
-                if carry_out(task, step, state):
+                if carry_out(task, step, state)[1]:
                     raise Preempted(step)
             if due or step % schedule.log_every == 0:  # the throughput is that of training alone
                 clock, counted = time.monotonic(), step
@@ -243,13 +255,11 @@ def _shown(
         shown["held-out"] = f"{scores['held_out_loss']:.4f}"
     if numbers["skipped"]:
         shown["skipped"] = f"{numbers['skipped']:.0f}"
-    return shown | {"saved": str(saved)}
+    return shown | {"saved": str(saved or "none")}
 
 
-def _check_streak(finished: tuple[int, Mapping[str, Any]] | None, limit: int) -> int:
-    """How many steps in a row had no finite gradient; stops the run at ``limit``."""
-    if finished is None:
-        return 0
+def _check_streak(finished: tuple[int, Mapping[str, Any]], limit: int) -> None:
+    """Stops a run whose gradients have not been finite for ``limit`` steps."""
     step, metrics = finished
     streak = int(metrics["bad_streak"])
     if streak >= limit:
@@ -258,4 +268,3 @@ def _check_streak(finished: tuple[int, Mapping[str, Any]] | None, limit: int) ->
             f"(loss {float(metrics['loss'])}); the parameters are those of step {step - streak}. "
             "Lower the learning rate, clip gradients (optimizer.clip_norm), or look at the data"
         )
-    return streak

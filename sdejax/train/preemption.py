@@ -36,8 +36,8 @@ class Preemption(NamedTuple):
     """What a run asks, and what it says of itself.
 
     Attributes:
-        requested: ``() -> bool``: whether to save and stop now. With one process it stays true;
-            with several it is true at exactly one call, the same on all of them.
+        requested: ``() -> bool``: whether to save and stop now; stays true. With several processes
+            it becomes true at the same call on all of them.
         unsaved: ``(bool) -> None``: whether a sudden end would lose work. Before the first call it
             would not.
         done: ``() -> None``: nothing will be unsaved again; from here on SIGTERM ends each process
@@ -58,10 +58,15 @@ def preemption_notice() -> Iterator[Preemption]:
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if jax.process_count() > 1:
-        calls = itertools.count(1)
-        sync_point = multihost_utils.reached_preemption_sync_point
+        calls, agreed = itertools.count(1), threading.Event()
+
+        def requested() -> bool:
+            if multihost_utils.reached_preemption_sync_point(next(calls)):  # true only once
+                agreed.set()
+            return agreed.is_set()
+
         yield Preemption(
-            lambda: sync_point(next(calls)),
+            requested,
             lambda unsaved: None,
             # in place of the runtime's handler, which only tells of it
             lambda: in_main_thread and signal.signal(signal.SIGTERM, signal.SIG_DFL),

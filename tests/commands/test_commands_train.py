@@ -9,7 +9,7 @@ from command import CONFIG, fails, logged, refused, sample, steps_of, train
 from tiny_config import STEPS
 
 from sdejax.train.catalog import DamagedCheckpoint
-from sdejax.train.checkpoint import restore_params
+from sdejax.train.reader import restore_params
 
 
 def test_a_run_leaves_its_workdir(points):

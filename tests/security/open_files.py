@@ -17,7 +17,8 @@ from sdejax.evaluate import load_rows
 from sdejax.likelihood.fit_dequantiser import load_noise
 from sdejax.samplers.learned import load_solver
 from sdejax.train.catalog import read_meta
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
+from sdejax.train.reader import restore_params
 from sdejax.trained import load
 from sdejax.viz.curves import read_records
 

@@ -17,8 +17,9 @@ from sdejax.train.preemption import preemption_notice
 class Run:
     """A run of the loop on the toy problem, and what it leaves behind."""
 
-    def __init__(self, workdir, mode="pmap", fsdp=1, bad=(), active=True):
+    def __init__(self, workdir, mode="pmap", fsdp=1, bad=(), active=True, keep=9):
         self.workdir, self.bad, self.active, self.traces = workdir, bad, active, 0
+        self.keep = keep
         self.layout = parallel(mode, self._loss, ADAM, 0.9, ROWS, fsdp=fsdp)
 
     def _loss(self, params, key, batch):
@@ -36,7 +37,7 @@ class Run:
     def __call__(self, tasks=(), batches=None, rolled_back=0, **schedule):
         schedule = {"log_every": 2, "save_every": 3, "max_bad_steps": 3, **schedule}
         with (
-            Checkpoints(self.workdir / "checkpoints", keep=9, best="score") as checkpoints,
+            Checkpoints(self.workdir / "checkpoints", keep=self.keep, best="score") as checkpoints,
             Logs(self.workdir, active=self.active) as logs,
         ):
             state, self.found = restore_or_init(self.layout, make_state, checkpoints)

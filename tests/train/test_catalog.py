@@ -8,8 +8,9 @@ from saved import small
 
 from sdejax.train import checkpoint
 from sdejax.train.catalog import DamagedCheckpoint, all_steps, best_step, numbered, read_meta
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import CheckpointError
+from sdejax.train.reader import restore_params
 
 
 def test_leftovers_of_a_killed_save_are_no_steps(tmp_path):

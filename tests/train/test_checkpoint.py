@@ -9,9 +9,10 @@ from train_toy import ADAM, ROWS, batch_at, digests, loss_fn, make_state, run
 
 from sdejax.train import checkpoint
 from sdejax.train.catalog import all_steps, best_step, read_meta
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import CheckpointError
 from sdejax.train.parallel import parallel
+from sdejax.train.reader import restore_params
 
 
 def layout(mode, devices=8, fsdp=1):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from sdejax.train.checkpoint import restore_params
 from sdejax.train.integrity import CheckpointError, check_config
+from sdejax.train.reader import restore_params
 
 
 def largest_file(directory):

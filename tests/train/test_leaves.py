@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
+from sdejax.train.reader import restore_params
 
 
 def test_like_gives_back_lists(tmp_path):

@@ -9,8 +9,9 @@ from loop_run import Run, assert_same, params_of
 from train_toy import ROWS, batch_at, make_state
 
 from sdejax.train.catalog import best_step, read_meta
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.loop import Preempted, Task, host_params
+from sdejax.train.reader import restore_params
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +56,19 @@ def test_what_is_logged_and_saved_when(tmp_path):
     assert [(n["step"], n["score"]) for n in run.lines if "score" in n] == [(4, 0), (8, 4), (10, 6)]
     assert all(set(line) - {"step"} for line in run.lines)  # no empty lines of silent tasks
     assert run.saved == [3, 6, 9, 10]
-    assert best_step(tmp_path / "checkpoints") == 6  # the first saved after the score of step 4
+    assert best_step(tmp_path / "checkpoints") == 10  # of the saved steps the one with a score
     assert [read_meta(tmp_path / "checkpoints", step) for step in (3, 10)] == [
         {"at": 3},
         {"at": 10},
     ]
+
+
+def test_the_best_is_a_step_that_was_evaluated(tmp_path):
+    scores = {4: 0.1, 8: 0.9, 12: 0.8}
+    run = Run(tmp_path, keep=2)
+    run(steps=12, save_every=1, tasks=(Task(4, lambda step, state: [{"score": scores[step]}]),))
+    assert run.saved == [4, 11, 12]
+    assert best_step(tmp_path / "checkpoints") == 4
 
 
 def test_the_bar_shows_progress_throughput_and_time_left(tmp_path, capsys):

@@ -1,11 +1,14 @@
 """Gradients that are not finite: skipped, counted, and in a row the end or a step back."""
 
+import os
+import signal
+
 import jax
 import numpy as np
 import pytest
 from loop_run import Run, assert_same, params_of
 
-from sdejax.train.loop import Diverged
+from sdejax.train.loop import Diverged, Task
 
 
 def test_a_loss_that_stays_nan_stops_the_run_and_names_the_step(tmp_path):
@@ -14,12 +17,26 @@ def test_a_loss_that_stays_nan_stops_the_run_and_names_the_step(tmp_path):
     with pytest.raises(Diverged, match=r"3 steps in a row, the last at step 7,.*those of step 4"):
         run(steps=99, log_every=50, save_every=50)  # noticed with some delay, but named exactly
     assert run.saved == []
-    with pytest.raises(Diverged, match=r"4 steps in a row, the last at step 8,.*those of step 4"):
+    with pytest.raises(Diverged, match=r"3 steps in a row, the last at step 7,.*those of step 4"):
         run(steps=99, log_every=50, save_every=4)
     assert run.saved == [4]  # nothing of a run that has diverged
     # With the cause gone, the same call goes on from what was saved.
     run.bad = ()
     assert_same(params_of(run(steps=8)), straight)
+
+
+@pytest.mark.parametrize(("steps", "stop"), [(12, None), (40, None), (40, 11)])
+def test_a_streak_ends_the_run_wherever_it_is_cut(tmp_path, steps, stop):
+    run = Run(tmp_path, bad=(8, 9, 10))  # over before anybody has looked
+
+    def task(step, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [{}]
+
+    tasks = (Task(stop, task),) if stop else ()
+    with pytest.raises(Diverged, match="3 steps in a row, the last at step 10"):
+        run(steps=steps, log_every=50, save_every=12, tasks=tasks)
+    assert run.saved == []
 
 
 def test_skipped_steps_are_counted_and_shown(tmp_path, capsys):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from train_toy import ADAM, SGD, make_state
 
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import CheckpointError, check_config
 from sdejax.train.optimizer import make_optimizer
+from sdejax.train.reader import restore_params
 
 
 def abstract(tree):

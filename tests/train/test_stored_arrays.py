@@ -14,8 +14,9 @@ from etils import epath
 from saved import shapes
 
 from sdejax.train.catalog import checked_payload
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.integrity import CheckpointError, write_manifest
+from sdejax.train.reader import restore_params
 from sdejax.train.stored_arrays import require_arrays
 
 

@@ -13,12 +13,13 @@ import jax
 from jax.experimental import multihost_utils
 from train_toy import ROWS, SGD, batch_at, drawn, loss_fn, make_state, run
 
-from sdejax.train.checkpoint import Checkpoints, restore_params
+from sdejax.train.checkpoint import Checkpoints
 from sdejax.train.hosts import check_agreement, join
 from sdejax.train.integrity import CheckpointError
 from sdejax.train.parallel import parallel
 from sdejax.train.places import choose_place
 from sdejax.train.preemption import preemption_notice
+from sdejax.train.reader import restore_params
 
 
 def refusal(action):
