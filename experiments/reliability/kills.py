@@ -58,13 +58,15 @@ def kill_loop(name: str, tries: int, folder: Path, score: str) -> Outcome:
             _kill(life, index % 4, rng)
             found += _last_moments(life.said, directory)
             found["wrong"] += sum(line.startswith("wrong") for line in life.said)
+            restored = [int(line.split()[1]) for line in life.said if line.startswith("restored")]
+            found["lost"] += restored != [max(known)] if known else 0
             known |= {int(line.split()[1]) for line in life.said if line.startswith("committed")}
             found += judge(directory, known, score)
     if tries >= ENOUGH and (found["partial"] < SHARE * tries or not found["deleting"]):
         raise RuntimeError(f"too few kills hit a save or a deletion: {dict(found)}")
     return Outcome(
         name, tries, found["lost"], found["unreadable"], found["wrong"], slowest,
-        f"killed during a save {found['saving']} times ({found['partial']} left a part of a step), "
+        f"killed with a part of a step on the disk {found['partial']} times, "
         f"during a deletion {found['deleting']} times ({found['in_trash']} left some of it); "
         f"{max(known, default=0)} steps; longest: from start to restored",
     )  # fmt: skip
