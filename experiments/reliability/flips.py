@@ -63,8 +63,8 @@ def scenario(tries: int, folder: Path) -> Outcome:
         "damaged files", len(jobs), found["lost"], found["unreadable"], found["wrong"],
         notes=f"{found['flipped']} bits flipped, {found['truncated']} truncations and "
         f"{found['deleted']} deletions over {len(files)} files of the newest step, flips also over "
-        f"{len(oldest)} of the oldest; {found['noticed']} noticed, with fall-back from the newest to "
-        f"the step before; {found['harmless']} changed nothing that is read "
+        f"{len(oldest)} of the oldest; {found['noticed']} noticed, with fall-back from the newest "
+        f"to the step before; {found['harmless']} changed nothing that is read "
         f"(in {', '.join(sorted(harmless)) or 'no file'}: every restored byte was right)",
     )  # fmt: skip
 
