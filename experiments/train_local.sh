@@ -2,7 +2,12 @@
 # One host, all its devices. The same command resumes.
 #   experiments/train_local.sh configs/cifar10_ddpmpp.py runs/ddpmpp [--config.a.b=value ...]
 set -euo pipefail
-config=${1:?usage: train_local.sh CONFIG WORKDIR [overrides]}
-workdir=${2:?usage: train_local.sh CONFIG WORKDIR [overrides]}
+if (($# < 2)) || [[ $1 == --help ]]; then
+  echo "usage: train_local.sh CONFIG WORKDIR [overrides]"
+  sed -n '2,/^[^#]/s/^# \?//p' "$0"
+  [[ ${1:-} == --help ]] && exit 0 || exit 2
+fi >&2
+config=$1
+workdir=$2
 shift 2
 exec sdejax train --config "$config" --workdir "$workdir" "$@"

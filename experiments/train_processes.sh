@@ -6,9 +6,14 @@
 # dies, the others have GRACE seconds to end by themselves and are then killed; this script ends
 # with the code of the first that failed. PORT is that of process 0.
 set -euo pipefail
-count=${1:?usage: train_processes.sh N CONFIG WORKDIR [overrides]}
-config=${2:?usage: train_processes.sh N CONFIG WORKDIR [overrides]}
-workdir=${3:?usage: train_processes.sh N CONFIG WORKDIR [overrides]}
+if (($# < 3)) || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: train_processes.sh N CONFIG WORKDIR [overrides]"
+  sed -n '2,/^[^#]/s/^# \?//p' "$0"
+  [[ ${1:-} == --help ]] && exit 0 || exit 2
+fi >&2
+count=$1
+config=$2
+workdir=$3
 shift 3
 port=${PORT:-12355} grace=${GRACE:-20}
 

@@ -12,8 +12,13 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-config=${1:?usage: sbatch train_slurm.sh CONFIG WORKDIR [overrides]}
-workdir=${2:?usage: sbatch train_slurm.sh CONFIG WORKDIR [overrides]}
+if (($# < 2)) || [[ $1 == --help ]]; then
+  echo "usage: sbatch train_slurm.sh CONFIG WORKDIR [overrides]"
+  sed -n '2,/^[^#]/s/^# \?//p' "$0"
+  [[ ${1:-} == --help ]] && exit 0 || exit 2
+fi >&2
+config=$1
+workdir=$2
 shift 2
 
 trap : TERM # the processes get it too: wait for them to save

@@ -5,10 +5,15 @@
 # Where a worker dies, the others end within the heartbeat (--heartbeat SECONDS, 100 by default) and
 # so does this script, with a code other than 0. The same command resumes.
 set -euo pipefail
-name=${1:?usage: train_tpu_pod.sh NAME ZONE CONFIG WORKDIR [overrides]}
-zone=${2:?usage: train_tpu_pod.sh NAME ZONE CONFIG WORKDIR [overrides]}
-config=${3:?usage: train_tpu_pod.sh NAME ZONE CONFIG WORKDIR [overrides]}
-workdir=${4:?usage: train_tpu_pod.sh NAME ZONE CONFIG WORKDIR [overrides]}
+if (($# < 4)) || [[ $1 == --help ]]; then
+  echo "usage: train_tpu_pod.sh NAME ZONE CONFIG WORKDIR [overrides]"
+  sed -n '2,/^[^#]/s/^# \?//p' "$0"
+  [[ ${1:-} == --help ]] && exit 0 || exit 2
+fi >&2
+name=$1
+zone=$2
+config=$3
+workdir=$4
 shift 4
 words=$(printf ' %q' train --distributed --config "$config" --workdir "$workdir" "$@")
 exec gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command \
