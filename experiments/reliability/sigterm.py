@@ -22,10 +22,10 @@ from experiments.reliability.forks import Forks
 from experiments.reliability.training import MODULE, digests_of
 from sdejax.train.catalog import all_steps
 
-# phase -> how many seconds after its start the signal comes, at most
+# phase -> how many seconds after its start the signal comes, at most; shorter than the phase lasts
 PHASES = {
     "start-up": 0.5, "compilation": 1.0, "training": 0.2, "evaluation": 0.2, "sampling": 0.5,
-    "saving": 0.05, "final report": 0.5,
+    "saving": 0.05, "final report": 0.15,
 }  # fmt: skip
 FAULTS = ("late", "wrong code", "no message", "wrong bits", "not resumed", "other bits")
 WORKERS = 2
