@@ -4,7 +4,7 @@ import mmap
 from importlib.util import find_spec
 from pathlib import Path
 
-QUICK = ("--xla_backend_optimization_level=1", "--xla_cpu_use_fusion_emitters=false")
+QUICK = ("--xla_cpu_use_fusion_emitters=false",)
 
 
 def known(flags):

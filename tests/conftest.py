@@ -3,12 +3,11 @@
 The environment is set before JAX starts. ``PJRT_NPROC`` gives the CPU client enough threads for
 collectives over eight virtual devices on a machine with few cores (without it they can deadlock).
 
-Most of the time of the tests is XLA's compiler, so it is given less to do: LLVM at its first level,
-where a product and a sum are still one rounding, and fusions by the older emitter. Results are the
-same to a few units in the last place (``tests/test_compiler.py``). Flags in the environment win:
-``XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true"`` compiles as a
-user's program does. What one test, worker or child process has compiled serves all others by
+Most of the time of the tests is XLA's compiler, so it is given less to do: its older emitter of
+fusions takes three quarters of the time, and numbers agree to units in the last place
+(``tests/test_compiler.py``). What a test, worker or child process has compiled serves all others by
 a folder that lasts as long as pytest runs; ``JAX_COMPILATION_CACHE_DIR`` names one that stays.
+Flags in the environment win.
 """
 
 import gc

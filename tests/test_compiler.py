@@ -14,8 +14,8 @@ from sdejax.denoiser import make_model
 from sdejax.losses import make_loss
 
 KEY = jax.random.key(0)
-USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
-CRUDE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": True}
+USERS = {"xla_cpu_use_fusion_emitters": True}
+CRUDE = {"xla_backend_optimization_level": 0}
 
 
 def functions(x):
@@ -52,7 +52,7 @@ def gradient(params):
 
 POINTS = np.random.default_rng(0).uniform(0.001, 0.999, 1000).astype(np.float32)
 PARAMS = np.asarray([[0.3, 0.5], [-0.4, 0.2]], np.float32)
-ULPS = 8
+ULPS = 4
 
 
 def leaves(fn, x, options=None):
