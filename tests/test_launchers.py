@@ -1,5 +1,6 @@
 """The launchers in experiments/, with stand-ins for sdejax, srun, scontrol and gcloud."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -43,14 +44,17 @@ def start(tmp_path):
                 | {"PATH": f"{tools}:{os.environ['PATH']}", "GRACE": grace, "SLURM_JOB_ID": "77"},
                 stdout=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
         )
         return started[-1]
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        # With its children, which hold the pipe too: without them nobody would wait for its end.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=20)
 
 
 def wait_for(*paths):
@@ -115,11 +119,10 @@ def test_a_survivor_that_ends_by_itself_is_not_killed(start, tmp_path):
 def test_sigterm_reaches_all_and_the_code_is_143(start, tmp_path, number):
     process = start(
         "train_processes.sh", "2", "c.py", "w",
-        sdejax=behaving("touch ready-$id", "while true; do sleep 0.05; done"),
+        sdejax=behaving("echo yes > ready-$id", "while true; do sleep 0.05; done"),
     )  # fmt: skip
     told = [tmp_path / f"told-{index}" for index in range(2)]
-    wait_for(*told)
-    time.sleep(0.2)  # the traps are set right after
+    wait_for(*(tmp_path / f"ready-{index}" for index in range(2)))  # the traps are set
     process.send_signal(number)
     assert process.wait(20) == 143
     assert all("TERM" in path.read_text() for path in told)
