@@ -1,5 +1,7 @@
 """The cut-off at t_min against Gaussian data, where both sides of it are known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,7 @@ def exact_prior(z):
     return truth.log_prob(DIST, SDE, z, SDE.t_max)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(cutoff, key=KEY):
     return log_likelihood(
         key, SDE, truth.denoiser(DIST, SDE), X, cutoff=cutoff, prior=exact_prior, tolerance=1e-6
