@@ -49,7 +49,10 @@ def start(tmp_path):
         )
         return started[-1]
 
+    # A shell cannot trap what its parent ignores, as a job in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start
+    signal.signal(signal.SIGINT, before)
     for process in started:
         # With its children, which hold the pipe too: without them nobody would wait for its end.
         with contextlib.suppress(ProcessLookupError):
