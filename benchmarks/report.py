@@ -30,14 +30,16 @@ def provenance() -> str:
     )
     lines = [
         f"- command: `{command}`",
-        f"- commit: {_commit()}",
-        f"- hardware: {_processor()}, {os.cpu_count()} cores seen, {platform.system()}",
+        f"- commit: {commit()}",
+        f"- hardware: {processor()}, {os.cpu_count()} cores seen, {platform.system()}",
         f"- Python {platform.python_version()}; {_versions()}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that was measured, and whether the tree differed from it."""
+
     def git(*words: str) -> str:
         root = Path(__file__).parent
         out = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
@@ -47,7 +49,8 @@ def _commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

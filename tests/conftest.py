@@ -3,23 +3,19 @@
 The environment is set before JAX starts. ``PJRT_NPROC`` gives the CPU client enough threads for
 collectives over eight virtual devices on a machine with few cores (without it they can deadlock).
 
-Most of the time of the tests is XLA's compiler, so it is given less to do: its older emitter of
-fusions takes three quarters of the time, and numbers agree to units in the last place
-(``tests/test_compiler.py``). What a test, worker or child process has compiled serves all others by
-a folder that lasts as long as pytest runs; ``JAX_COMPILATION_CACHE_DIR`` names one that stays.
-Flags in the environment win.
+Most of the time of the tests is XLA's compiler. What a test, worker or child process has compiled
+serves all others by a folder that lasts as long as pytest runs; ``JAX_COMPILATION_CACHE_DIR`` names
+one that stays. Programs are compiled as users compile them: cheaper flags round otherwise.
 """
 
 import gc
 import os
 import tempfile
 
-from compiler_flags import QUICK, known
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = " ".join(
-    [*known(QUICK), os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-)
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
 os.environ.setdefault("PJRT_NPROC", "32")
 # scikit-learn's BLAS threads and JAX's would fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -87,9 +87,8 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies_is_refused_before_anything_is_made(tmp_path, lie):
-    data = header(LIES[lie]) + bytes(8)
+def refused(tmp_path, data):
+    """By itself and as a member."""
     (tmp_path / "a.npy").write_bytes(data)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", data)
@@ -97,6 +96,11 @@ def test_a_header_that_lies_is_refused_before_anything_is_made(tmp_path, lie):
         open_npy(tmp_path / "a.npy")
     with pytest.raises(ValueError, match=r"a\.npz: member 'x' cannot be read"):
         read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused_before_anything_is_made(tmp_path, lie):
+    refused(tmp_path, header(LIES[lie]) + bytes(8))
 
 
 @pytest.mark.parametrize(
@@ -113,18 +117,10 @@ def test_a_header_that_lies_is_refused_before_anything_is_made(tmp_path, lie):
     ],
 )
 def test_lengths_that_lie(tmp_path, data):
-    (tmp_path / "a.npy").write_bytes(data)
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("x.npy", data)
-    with pytest.raises(ValueError, match=r"a\.npy: cannot be read"):
-        open_npy(tmp_path / "a.npy")
-    with pytest.raises(ValueError, match=r"a\.npz: member 'x' cannot be read"):
-        read_npz(tmp_path / "a.npz")
+    refused(tmp_path, data)
 
 
-@pytest.mark.parametrize(
-    "name", ["../../x.npy", "/tmp/x.npy", "a/../../x.npy", "a\\x.npy", "good.npy"]
-)
+@pytest.mark.parametrize("name", ["../../x.npy", "/x.npy", "a/../../x.npy", "a\\x.npy", "good.npy"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_names_that_lead_out_or_repeat(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:

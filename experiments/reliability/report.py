@@ -6,13 +6,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.reliability.base import ROOT, Outcome
+from benchmarks.report import commit, processor
+from experiments.reliability.base import Outcome
 
 PACKAGES = ("jax", "jaxlib", "orbax-checkpoint", "flax", "optax", "numpy")
 INTRODUCTION = """\
@@ -36,8 +36,8 @@ def row(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "passed": outcome.passed,
         "seconds": round(seconds, 1),
         "command": " ".join(["python -m experiments.reliability", *sys.argv[1:]]),
-        "commit": _commit(),
-        "hardware": f"{_processor()}, {os.cpu_count()} cores seen, {platform.system()}",
+        "commit": commit(),
+        "hardware": f"{processor()}, {os.cpu_count()} cores seen, {platform.system()}",
         "versions": f"Python {platform.python_version()}; {versions}",
     }
 
@@ -96,20 +96,3 @@ def _origins(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"- {', '.join(names)}: `{command}`, commit {commit}; {hardware}; {versions}"
         for (command, commit, hardware, versions), names in groups.items()
     ]
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        found = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return found.stdout.strip()
-
-    changed = " with uncommitted changes" if git("status", "--porcelain") else ""
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "CPU")
