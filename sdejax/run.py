@@ -144,7 +144,6 @@ def _train(
         if first:
             _announce(config, parts, train_data, state, step, workdir)
         evaluate = partial(_held_out_loss, layout, held_out, config, eval_key)
-        generate = generator_of(config, parts, train_data.scaling)
 
         def meta(step: int, rollbacks: int) -> dict[str, Any]:
             return {
@@ -175,7 +174,8 @@ def _train(
                 break
             except Diverged as error:
                 if rollbacks >= plan["max_rollbacks"]:
-                    raise Diverged(f"{error} (went back {rollbacks} times before)") from None
+                    before = f" (after going back {rollbacks} times)" * (rollbacks > 0)
+                    raise Diverged(f"{error}{before}") from None
                 state = roll_back(layout, make_state, checkpoints, rollbacks + 1)
                 step = int(jax.device_get(state.step))
                 if first:

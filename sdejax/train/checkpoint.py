@@ -89,18 +89,20 @@ class Checkpoints:
         write_manifest(self.directory / str(self._newest))
 
     def _take_lock(self) -> contextlib.ExitStack:
-        lock, holder = contextlib.ExitStack(), ""
+        lock, problem = contextlib.ExitStack(), ""
         if jax.process_index() == 0 and "://" not in str(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
                 lock = take_lock(self.directory)
-            except (Held, OSError) as held:  # an OSError where the lock is a link
-                holder = str(held)
-        if not all_agree(not holder):
-            raise CheckpointError(
-                f"{self.directory} is being written by another run ({holder or 'see process 0'}): "
-                "wait for it, stop it, or use another --workdir"
+            except Held as held:
+                problem = f"is being written by another run ({held}): wait for it, stop it"
+            except OSError as error:  # the lock is a link, or not ours to write
+                problem = f"cannot be locked ({error}): look at the file"
+        if not all_agree(not problem):
+            problem = (
+                problem or "is being written by another run or cannot be locked: see process 0"
             )
+            raise CheckpointError(f"{self.directory} {problem}, or use another --workdir")
         return lock
 
     def save(
