@@ -26,6 +26,7 @@ setup(
         "lineax>=0.1.0",
         "matplotlib>=3.8",
         "ml-collections>=1.0",
+        "msgpack>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",

@@ -31,6 +31,7 @@ FLOORS = (
     {"tables"},
     {"config"},
     {"build", "saved_meta"},
+    {"published"},
     {"generate"},
     {"results", "fewstep", "diagnose", "dequantiser"},
     {"run", "evaluator"},
@@ -51,6 +52,7 @@ KEPT_IN = {
     "orbax": {"train.checkpoint", "train.reader", "train.hosts", "train.stored_arrays"},
     "grain": {"data"},
     "ml_collections": {"config", "commands"},
+    "msgpack": {"published"},
     "matplotlib.pyplot": set(),
 }
 # Import names that differ from the name of the distribution.

@@ -1,0 +1,1 @@
+"""Files of published checkpoints: their formats and names, into this library's networks."""
