@@ -43,7 +43,8 @@ def scenario(tries: int, folder: Path) -> Outcome:
     return Outcome(
         "full disk", tries, found["lost"], found["unreadable"], found["wrong"], found["seconds"],
         f"{'a tmpfs of 4 MiB' if kind == 'tmpfs' else 'a limit on the size of files'}; "
-        f"{found['failed']} saves failed, each by the next call, {found['fitted']} just fitted; "
+        f"{found['failed']} saves failed, each by the next call ({found['late']} of them after the "
+        f"commit), {found['fitted']} just fitted; "
         f"longest: until the error{''.join('; ' + line for line in found['complaints'])}",
     )  # fmt: skip
 

@@ -45,8 +45,16 @@ def tables(sde, ts, order, pairs):
 
 
 def ratio_and_scale(name, form, t):
-    alpha, sigma = (float(k(np.float64(t))) for k in PUBLISHED[name][:2])
+    alpha, sigma = (k(np.longdouble(t)) for k in PUBLISHED[name][:2])
     return (sigma / alpha, alpha) if form == "noise" else (alpha / sigma, sigma)
+
+
+def refined_inverse(matrix):
+    """The inverse of a longdouble matrix, by Newton's iteration from that of LAPACK."""
+    inverse = np.linalg.inv(matrix.astype(float)).astype(np.longdouble)
+    for _ in range(3):
+        inverse = inverse @ (2 * np.eye(len(matrix)) - matrix @ inverse)
+    return inverse
 
 
 def by_quadrature(name, form, variable, ts, i, used):
@@ -55,15 +63,15 @@ def by_quadrature(name, form, variable, ts, i, used):
     def r(t):
         return ratio_and_scale(name, form, t)[0]
 
-    u = {"ratio": r, "log_ratio": lambda t: np.log(r(t)), "time": float}[variable]
-    # Measured from the middle and in units of the step: the system is well conditioned.
+    u = {"ratio": r, "log_ratio": lambda t: np.log(r(t)), "time": np.longdouble}[variable]
+    # Measured from the middle and in units of the step, in longdouble: nodes lie close together.
     middle, unit = 0.5 * (u(ts[i]) + u(ts[i + 1])), u(ts[i + 1]) - u(ts[i])
     place = np.asarray([(u(ts[j]) - middle) / unit for j in used])
-    inverse = np.linalg.inv(np.vander(place, increasing=True))  # column j: l_j's coefficients
+    inverse = refined_inverse(np.vander(place, increasing=True))  # column j: l_j's coefficients
 
     def density(v):
         """dr/du at u = middle + unit v."""
-        p = middle + unit * v
+        p = middle + unit * np.longdouble(v)
         if variable == "ratio":
             return unit
         if variable == "log_ratio":
@@ -77,7 +85,9 @@ def by_quadrature(name, form, variable, ts, i, used):
     return [
         scale
         * quad(
-            lambda v, j=j: density(v) * np.polynomial.polynomial.polyval(v, inverse[:, j]),
+            lambda v, j=j: float(
+                density(v) * np.polynomial.polynomial.polyval(v, inverse[:, j])
+            ),
             -0.5, 0.5, epsabs=0, epsrel=1e-12,
         )[0]
         for j in range(len(used))
