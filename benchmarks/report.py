@@ -45,7 +45,10 @@ def commit() -> str:
         out = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
         return out.stdout.strip()
 
-    changed = " with uncommitted changes" if git("status", "--porcelain") else ""
+    # Results that a run has just written are no change of what it measures.
+    written = (":(top,exclude)experiments/results", ":(top,exclude)benchmarks/results")
+    status = git("status", "--porcelain", "--", ":/", *written)
+    changed = " with uncommitted changes" if status else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
