@@ -101,6 +101,7 @@ def _run(raw: bytes) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []  # the stacks under the marks
     memo: dict[int, Any] = {}
+    encoded = 0  # bytes that calls have made
     for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(raw))):
         arg: Any = argument
         name = opcode.name
@@ -150,7 +151,11 @@ def _run(raw: bytes) -> Any:
             stack.append(_admitted(f"{module:s} {attribute:s}"))
         elif name == "REDUCE":
             arguments = stack.pop()
-            stack.append(_called(stack.pop(), arguments))
+            made = _called(stack.pop(), arguments)
+            encoded += len(made) if isinstance(made, bytes) else 0
+            if encoded > len(raw):  # one text, copied again and again
+                raise ValueError("its calls make more bytes than it has")
+            stack.append(made)
         elif name == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], _Array):

@@ -114,3 +114,13 @@ def test_a_place_far_out_in_the_memo_costs_nothing(tmp_path):
     """The pickle machine would make a table of 32 GiB."""
     (tmp_path / "batch").write_bytes(b"\x80\x02}r" + binary(2**31 - 1) + b".")
     assert read_pickle(tmp_path / "batch") == {}
+
+
+def test_a_text_that_is_copied_again_and_again_is_refused(tmp_path):
+    """Twenty calls on one text of the memo, a megabyte each, in a file of a megabyte."""
+    text = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6 + b"q\x00"
+    call = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
+    file = tmp_path / "bomb"
+    file.write_bytes(b"\x80\x02}X\x01\x00\x00\x00d]" + text + b"a" + (call + b"a") * 20 + b"s.")
+    with pytest.raises(ValueError, match="make more bytes than it has"):
+        read_pickle(file)
