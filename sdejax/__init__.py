@@ -8,6 +8,7 @@ and noise (``prediction``), and everything else - losses, samplers, solvers - is
 """
 
 from sdejax import (
+    conditioning,
     coordinates,
     denoiser,
     diagnostics,
@@ -61,6 +62,7 @@ __all__ = [
     "Stats",
     "check",
     "coefficients",
+    "conditioning",
     "coordinates",
     "cosine",
     "denoiser",

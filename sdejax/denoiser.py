@@ -13,7 +13,6 @@ same for every process. A ``Model`` is such a network with its prediction type; 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,13 +21,13 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
+from sdejax.conditioning import Conditioning, log_noise
 from sdejax.prediction import Denoiser, Estimate, Prediction, decode
 from sdejax.sde import SDE, Coefficients, as_time, coefficients
 from sdejax.types import Cond, Data, Key, Params, Scalar, Time
 
 ApplyFn = Callable[[Params, Any, Any, Cond], Any]
 TrainApplyFn = Callable[[Params, Any, Any, Cond, Key], Any]
-Conditioning = Callable[[SDE, Time], Scalar]
 Scaling = Callable[[Coefficients], Scalar]
 
 
@@ -41,63 +40,6 @@ class Model(NamedTuple):
     conditioning: Conditioning
     scaling: Scaling
     batch_train_apply: TrainApplyFn | None = None  # batch first and with one key, if it is so made
-
-
-def log_noise(sde: SDE, t: Time) -> Scalar:
-    """EDM's conditioning ``log(sigma/alpha) / 4``, clipped to [-5, 5] where it is infinite."""
-    t = as_time(t)
-    ratio = jnp.asarray(sde.sigma(t)) / jnp.asarray(sde.alpha(t))
-    # The logarithm last: XLA puts cheap operations of a scalar into the loops over what uses it.
-    return 0.25 * jnp.log(jnp.clip(ratio, math.exp(-20.0), math.exp(20.0))).astype(t.dtype)
-
-
-def raw_time(sde: SDE, t: Time) -> Scalar:
-    """The time itself."""
-    return as_time(t)
-
-
-def scaled_time(factor: float = 999.0) -> Conditioning:
-    """``factor t``, as networks with positional embeddings of integer levels expect.
-
-    Args:
-        factor: the number of levels of the discrete chain less one.
-
-    Returns:
-        The conditioning.
-    """
-    return lambda sde, t: factor * as_time(t)
-
-
-def noise_level(sde: SDE, t: Time) -> Scalar:
-    """sigma(t), as NCSN++ with Fourier features expects."""
-    return jnp.asarray(sde.sigma(as_time(t)))
-
-
-def level_index(levels: int = 10) -> Conditioning:
-    """The index of the nearest of ``levels`` times, evenly from t_max (index 0) to t_min: NCSN's.
-
-    The levels are those of ``times.levels(sde, levels)`` and of ``grids.uniform(sde, levels - 1)``;
-    under VE their sigmas are geometric.
-
-    Args:
-        levels: L, the number of levels the network has.
-
-    Returns:
-        The conditioning, a whole number in 0 .. L - 1.
-
-    Raises:
-        ValueError: for fewer than two levels.
-
-    Reference: Song and Ermon 2019, arXiv:1907.05600, section 4.
-    """
-    if levels < 2:
-        raise ValueError(f"level_index: got levels={levels}; expected at least 2")
-
-    def index(sde: SDE, t: Time) -> Scalar:
-        place = (sde.t_max - as_time(t)) / (sde.t_max - sde.t_min)
-        return jnp.clip(jnp.round((levels - 1) * place), 0, levels - 1)
-
-    return index
 
 
 def unit_variance(sigma_data: float = 0.5) -> Scaling:

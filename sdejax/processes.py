@@ -223,19 +223,20 @@ def ve(
     Args:
         sigma_min: sigma(0), in units of the data.
         sigma_max: sigma(1), about the largest distance between two data (arXiv:2006.09011).
-        t_min: end of sampling, > 0.
+        t_min: end of sampling, >= 0; 0 for the levels of discrete models, the last sigma_min.
         t_max: time of the prior.
 
     Returns:
         The process.
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max and 0 < t_min < t_max.
+        ValueError: unless 0 < sigma_min < sigma_max and 0 <= t_min < t_max.
 
     Reference: Song et al. 2021, arXiv:2011.13456, eq. 30.
     """
     _increasing("ve", sigma_min=sigma_min, sigma_max=sigma_max)
-    _increasing("ve", t_min=t_min, t_max=t_max)
+    if not 0.0 <= t_min < t_max < math.inf:
+        raise ValueError(f"ve: got t_min={t_min}, t_max={t_max}; expected 0 <= t_min < t_max")
     return VE(sigma_min=sigma_min, sigma_max=sigma_max, t_min=t_min, t_max=t_max)
 
 

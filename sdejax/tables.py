@@ -12,7 +12,18 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sdejax import denoiser, energy, grids, losses, prediction, processes, times, weights
+from sdejax import (
+    conditioning,
+    denoiser,
+    discrete,
+    energy,
+    grids,
+    losses,
+    prediction,
+    processes,
+    times,
+    weights,
+)
 from sdejax.likelihood.training import maximum_likelihood
 from sdejax.nets.mlp import MLP
 from sdejax.nets.ncsn import NCSN
@@ -28,6 +39,7 @@ SDES: Table = {
     "cosine": processes.cosine,
     "edm": processes.edm,
     "rectified_flow": processes.rectified_flow,
+    "ddpm": discrete.ddpm,
 }
 
 PREDICTIONS: Table = {
@@ -59,11 +71,12 @@ DENSITIES: Table = {  # of a process
 }
 
 CONDITIONINGS: Table = {
-    "log_noise": lambda: denoiser.log_noise,
-    "raw_time": lambda: denoiser.raw_time,
-    "scaled_time": denoiser.scaled_time,
-    "noise_level": lambda: denoiser.noise_level,
-    "level_index": denoiser.level_index,
+    "log_noise": lambda: conditioning.log_noise,
+    "raw_time": lambda: conditioning.raw_time,
+    "scaled_time": conditioning.scaled_time,
+    "noise_level": lambda: conditioning.noise_level,
+    "level_index": conditioning.level_index,
+    "nearest_level": conditioning.nearest_level,
 }
 
 SCALINGS: Table = {

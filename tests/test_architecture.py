@@ -21,7 +21,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"types", "untrusted"},
     {"sde", "divergence", "numpy_files"},
-    {"processes", "prediction", "grids", "times", "weights", "couplings", "noise_scales"},
+    {
+        "processes",
+        "discrete",
+        "conditioning",
+        "prediction",
+        "grids",
+        "times",
+        "weights",
+        "couplings",
+        "noise_scales",
+    },
     {"coordinates"},
     {"dynamics", "truth", "denoiser", "thresholding"},
     {"losses", "energy", "guidance", "diagnostics", "fokker_planck", "samplers", "flows"},

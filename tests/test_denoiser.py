@@ -6,25 +6,19 @@ import pytest
 from flax import nnx
 from oracles import PREDICTIONS, PROCESSES
 
-from sdejax import grids, prediction, processes
+from sdejax import prediction, processes
 from sdejax.denoiser import (
     in_evaluation,
     init_linen,
-    level_index,
     linen_functions,
-    log_noise,
     make_denoiser,
     make_model,
     no_scaling,
-    noise_level,
-    raw_time,
-    scaled_time,
     unit_variance,
 )
 from sdejax.prediction import Estimate, encode
 from sdejax.samplers import ddim, make_sampler, on_grid
 from sdejax.sde import coefficients, perturb
-from sdejax.times import levels as levels_of
 
 T = jnp.float32(0.3)
 
@@ -199,17 +193,6 @@ def test_the_network_is_called_once():
     assert len(calls) == 1
 
 
-def test_conditioning_is_finite_where_alpha_is_0():
-    sde = processes.rectified_flow()
-    assert log_noise(sde, 1.0) == 5.0
-    assert log_noise(sde, 0.0) == -5.0
-    np.testing.assert_allclose(log_noise(sde, 0.2), np.log(0.25) / 4, rtol=1e-6)
-    np.testing.assert_allclose(log_noise(processes.edm(), 80.0), np.log(80) / 4, rtol=1e-6)
-    assert raw_time(sde, 0.25) == 0.25
-    assert scaled_time(999.0)(sde, 0.5) == 499.5
-    assert noise_level(processes.edm(), 3.0) == 3.0
-
-
 @pytest.mark.parametrize("name", PROCESSES)
 def test_scaled_inputs_have_unit_variance(name):
     sde = PROCESSES[name]()
@@ -241,23 +224,3 @@ def test_evaluation_leaves_dropout_out():
     x, t, key = jnp.ones(3), jnp.asarray(0.5), jax.random.key(0)
     assert jnp.any(model.train_apply(None, x, t, None, key) != x)
     np.testing.assert_array_equal(in_evaluation(model).train_apply(None, x, t, None, key), x)
-
-
-@pytest.mark.parametrize("name", ["ve", "vp", "edm"])
-def test_the_index_of_a_level_counts_from_the_largest_and_rounds(name):
-    """Times of the grid get 0, 1, 2, ...; a time between two gets the nearer one."""
-    sde, levels = PROCESSES[name](), 22
-    index = jax.vmap(lambda t: level_index(levels)(sde, t))
-    ts = grids.uniform(sde, levels - 1)
-    np.testing.assert_array_equal(index(ts), np.arange(levels))
-    np.testing.assert_array_equal(index(0.6 * ts[:-1] + 0.4 * ts[1:]), np.arange(levels - 1))
-    np.testing.assert_array_equal(index(0.4 * ts[:-1] + 0.6 * ts[1:]), np.arange(1, levels))
-    beyond = index(jnp.asarray([0.5 * sde.t_min, 1.1 * sde.t_max]))  # the losses ask beyond t_min
-    np.testing.assert_array_equal(beyond, [levels - 1, 0])
-    trained = jax.vmap(levels_of(sde, levels).quantile)((jnp.arange(levels) + 0.5) / levels)
-    np.testing.assert_array_equal(index(trained), np.arange(levels)[::-1])
-
-
-def test_the_index_needs_two_levels():
-    with pytest.raises(ValueError, match="level_index: got levels=1"):
-        level_index(1)

@@ -2,7 +2,7 @@
 
 A RefineNet whose every normalisation has its own scales and shifts for each of a few noise levels:
 the network is told the index of the level, 0 the largest, and its output is the score itself.
-``denoiser.level_index`` gives that index for a process; train it at the levels alone
+``conditioning.level_index`` gives that index for a process; train it at the levels alone
 (``times.levels``).
 
 Reference: Song and Ermon 2019, arXiv:1907.05600, section 5 and appendix A.

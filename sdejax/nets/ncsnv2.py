@@ -2,7 +2,8 @@
 
 The score at level sigma is of the order of 1/sigma, so s(x, sigma) = f(x)/sigma leaves to the
 network only what has the same size at every level (technique 3). No table of levels is left: one
-network serves any number of them, and any sigma in between. t is sigma, ``denoiser.noise_level``.
+network serves any number of them, and any sigma in between. t is sigma
+(``conditioning.noise_level``).
 
 Larger images take more stages: "deeper" for 96 and 128 pixels, "deepest" for 256.
 

@@ -13,7 +13,7 @@ import pytest
 from quick import jit, random_params
 
 from sdejax import processes
-from sdejax.denoiser import level_index
+from sdejax.conditioning import level_index
 from sdejax.nets.ncsn import NCSN
 from sdejax.nets.published_ncsn import from_state_dict
 
