@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import optax
 
 from sdejax.config import change, completed, default_config, keys_of
 from sdejax.data.base import Dataset
-from sdejax.data.scaling import Scaling
+from sdejax.data.scaling import Scaling, uncentred
 from sdejax.data.sources import load as load_data
 from sdejax.denoiser import Model, in_evaluation, init_linen, linen_functions, make_model
 from sdejax.likelihood.quantisation import bin_width, quantisation
@@ -208,13 +209,19 @@ def build_data(config: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
 
     Returns:
         The splits "train" and "test".
+
+    Raises:
+        ValueError: for real-valued data that shall lie in [0, 1].
     """
     data = config["data"]
     train, held_out = (
         load_data(data["source"], data["path"] or None, split, **data["options"])
         for split in ("train", "test")
     )
-    return train, held_out
+    if completed(config)["data"]["centered"]:
+        return train, held_out
+    scaling = uncentred(train.scaling)
+    return replace(train, scaling=scaling), replace(held_out, scaling=scaling)
 
 
 def _given(kind: str, config: Mapping[str, Any], value: Any) -> Mapping[str, Any]:

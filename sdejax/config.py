@@ -15,7 +15,7 @@ from sdejax.tables import component, near
 
 # Keys that configs of earlier versions lack, with what those versions did.
 ADDED: Mapping[str, Any] = {"objective": component("objective", "denoising"), "energy": "none"}
-ADDED_TO_DATA: Mapping[str, Any] = {"dequantise": False}
+ADDED_TO_DATA: Mapping[str, Any] = {"dequantise": False, "centered": True}
 
 
 def default_config() -> ConfigDict:
@@ -34,6 +34,7 @@ def default_config() -> ConfigDict:
     config.data.path = ""
     config.data.options = ConfigDict()  # keyword arguments of the source
     config.data.flip = False
+    config.data.centered = ADDED_TO_DATA["centered"]  # integers to [-1, 1]; False: to [0, 1]
     # Spread integers over their bins, anew at each step: what a likelihood in bits is of.
     config.data.dequantise = ADDED_TO_DATA["dequantise"]
     config.data.batch_size = 128  # over all devices and processes

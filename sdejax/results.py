@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sdejax import viz
 from sdejax.build import Parts
 from sdejax.data.base import Dataset
-from sdejax.data.scaling import Scaling, apply, invert, to_uint8
+from sdejax.data.scaling import Scaling, apply, bounds, invert, to_uint8
 from sdejax.generate import Generator, make_generator
 from sdejax.metrics.report import format_report, sample_report
 from sdejax.samplers.learned import Solver
@@ -113,8 +113,8 @@ def transform_of(config: Mapping[str, Any], scaling: Scaling) -> Transform | Non
                 f"{type(wanted[key])()}"
             )
     if wanted["threshold"]:
-        return thresholded(wanted["threshold"])
-    return clipped(-1.0, 1.0) if wanted["clip"] else None
+        return thresholded(wanted["threshold"], *bounds(scaling))
+    return clipped(*bounds(scaling)) if wanted["clip"] else None
 
 
 def has_picture(event_shape: tuple[int, ...], scaling: Scaling) -> bool:

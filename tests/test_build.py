@@ -1,4 +1,5 @@
 import json
+from itertools import cycle
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from sdejax.build import (
     init_params,
     keys_of,
 )
-from sdejax.data.scaling import Scaling, integers
+from sdejax.data.scaling import Scaling, integers, uncentred
 from sdejax.losses import dequantised, model_score
 from sdejax.nets.mlp import MLP
 from sdejax.processes import vp
@@ -62,7 +63,7 @@ def test_parameters_are_counted_and_labels_add_some(conditional):
     assert labels == ((3 + 1) * width if conditional else 0)
 
 
-@pytest.mark.parametrize(("sde", "prediction"), zip(SDES, PREDICTIONS, strict=True))
+@pytest.mark.parametrize(("sde", "prediction"), zip(SDES, cycle(PREDICTIONS), strict=False))
 def test_every_process_and_every_prediction_give_a_finite_loss(sde, prediction):
     config = get_config()
     config.sde = component("sde", sde)
@@ -163,6 +164,15 @@ def test_dequantised_data_are_spread_over_the_bins_of_their_scaling():
     for scaling in (None, Scaling()):
         with pytest.raises(ValueError, match=r"data\.dequantise: got True for real-valued data"):
             build_loss(plain, parts, scaling=scaling)
+
+
+def test_uncentred_data_lie_between_0_and_1():
+    config = default_config()
+    config.data.centered = False
+    for split in build_data(config.to_dict()):
+        assert split.scaling == uncentred(integers(17))
+    with pytest.raises(ValueError, match=r"data\.centered: got False for real-valued data"):
+        build_data(built(data__centered=False)[0])
 
 
 def test_change_sets_values_and_refuses_what_it_does_not_know():

@@ -9,7 +9,7 @@ from tiny_config import get_config
 from sdejax import processes
 from sdejax.build import build_data
 from sdejax.data.base import Dataset
-from sdejax.data.scaling import Scaling, integers
+from sdejax.data.scaling import Scaling, integers, uncentred
 from sdejax.prediction import Estimate
 from sdejax.results import finish, has_picture, rows_of, save_picture, transform_of
 from sdejax.samplers.base import Stats
@@ -85,15 +85,18 @@ def test_the_denoiser_is_changed_as_the_config_says():
     sde, x = processes.vp(), jnp.asarray([2.0, -0.5, 0.1])
     wide = lambda x, t: Estimate(jnp.asarray([3.0, -4.0, 0.5]), x)  # noqa: E731
 
-    def x0(levels=16, **sample):
+    def x0(scaling=integers(17), **sample):
         wanted = {"sample": {"clip": False, "threshold": 0.0, **sample}}
-        transform = transform_of(wanted, Scaling(levels=levels))
+        transform = transform_of(wanted, scaling)
         return transform and np.asarray(transform(wide, sde)(x, 0.5).x0)
 
     assert x0() is None
     np.testing.assert_allclose(x0(clip=True), [1.0, -1.0, 0.5])
     np.testing.assert_allclose(x0(threshold=0.5), [1.0, -1.0, 0.5 / 3])  # the middle size is 3
+    # In [0, 1] they are 2 y - 1 = 5, -9 and 0 in units of the range.
+    np.testing.assert_allclose(x0(uncentred(integers(17)), clip=True), [1.0, 0.0, 0.5])
+    np.testing.assert_allclose(x0(uncentred(integers(17)), threshold=0.5), [1.0, 0.0, 0.5])
     with pytest.raises(ValueError, match=r"sample\.clip: got True, but .* set it to False"):
-        x0(levels=None, clip=True)
+        x0(Scaling(), clip=True)
     with pytest.raises(ValueError, match=r"sample\.threshold: got 0\.9, but .* set it to 0\.0"):
-        x0(levels=None, threshold=0.9)
+        x0(Scaling(), threshold=0.9)

@@ -4,7 +4,7 @@
 
 It is kept with every checkpoint, since samples are meaningless without it. Integers 0 .. L-1 map
 onto [-1, 1] with ``offset = scale = (L - 1) / 2``; one stored level is then 1/scale wide, which is
-what dequantisation and bits per dimension need.
+what dequantisation and bits per dimension need. ``uncentred`` data lie in [0, 1].
 """
 
 from __future__ import annotations
@@ -37,6 +37,36 @@ def integers(levels: int) -> Scaling:
     """Scale the integers 0 .. levels - 1 onto [-1, 1]; 256 for 8-bit images."""
     half = (levels - 1) / 2
     return Scaling((half,), (half,), levels)
+
+
+def uncentred(scaling: Scaling) -> Scaling:
+    """Scale the same integers onto [0, 1] instead, as VE models of images are published.
+
+    Raises:
+        ValueError: for real-valued data, which have no range.
+    """
+    if scaling.levels is None:
+        raise ValueError(
+            "data.centered: got False for real-valued data; expected stored integers, whose range "
+            "becomes [0, 1]; set it to True"
+        )
+    return Scaling((0.0,), (float(scaling.levels - 1),), scaling.levels)
+
+
+def bounds(scaling: Scaling) -> tuple[float, float]:
+    """Smallest and largest network value of stored integers: (-1, 1), or (0, 1) uncentred.
+
+    Raises:
+        ValueError: for real-valued data, which have no range.
+    """
+    if scaling.levels is None:
+        raise ValueError("scaling.levels: got None (real-valued data), which have no range")
+    ends = [
+        ((k - offset) / scale)
+        for k in (0, scaling.levels - 1)
+        for offset, scale in zip(scaling.offset, scaling.scale, strict=True)
+    ]
+    return min(ends), max(ends)
 
 
 def standardise(x: Any, chunk: int = 4096) -> Scaling:

@@ -3,7 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from sdejax.data.scaling import Scaling, apply, integers, invert, standardise, to_uint8
+from sdejax.data.scaling import (
+    Scaling,
+    apply,
+    bounds,
+    integers,
+    invert,
+    standardise,
+    to_uint8,
+    uncentred,
+)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -19,6 +28,26 @@ def test_integers_reach_both_ends_exactly_and_come_back(levels):
 def test_one_stored_level_is_one_over_scale_wide():
     y = apply(integers(17), np.arange(17, dtype=np.uint8))
     np.testing.assert_allclose(np.diff(y), 1 / integers(17).scale[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_uncentred_integers_lie_between_0_and_1(levels):
+    stored, scaling = np.arange(levels, dtype=np.uint8), uncentred(integers(levels))
+    y = apply(scaling, stored)
+    np.testing.assert_allclose(y, stored / (levels - 1), rtol=1e-6)
+    np.testing.assert_array_equal(np.rint(invert(scaling, y)), stored)
+    np.testing.assert_array_equal(to_uint8(scaling, y), to_uint8(integers(levels), 2 * y - 1))
+    assert (bounds(integers(levels)), bounds(scaling)) == ((-1.0, 1.0), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("of", [uncentred, bounds])
+def test_real_values_have_no_range(of):
+    with pytest.raises(ValueError, match="real-valued data"):
+        of(Scaling())
+
+
+def test_the_range_is_that_of_all_channels():
+    assert bounds(Scaling((1.0, 0.0), (1.0, -3.0), 4)) == (-1.0, 2.0)
 
 
 def test_apply_does_not_touch_its_argument():
