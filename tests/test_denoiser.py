@@ -7,6 +7,7 @@ from flax import nnx
 from oracles import PREDICTIONS, PROCESSES
 
 from sdejax import prediction, processes
+from sdejax.conditioning import raw_time
 from sdejax.denoiser import (
     in_evaluation,
     init_linen,

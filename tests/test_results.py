@@ -85,7 +85,9 @@ def test_the_denoiser_is_changed_as_the_config_says():
     sde, x = processes.vp(), jnp.asarray([2.0, -0.5, 0.1])
     wide = lambda x, t: Estimate(jnp.asarray([3.0, -4.0, 0.5]), x)  # noqa: E731
 
-    def x0(scaling=integers(17), **sample):
+    grey = integers(17)
+
+    def x0(scaling=grey, **sample):
         wanted = {"sample": {"clip": False, "threshold": 0.0, **sample}}
         transform = transform_of(wanted, scaling)
         return transform and np.asarray(transform(wide, sde)(x, 0.5).x0)
