@@ -36,8 +36,8 @@ class VP(SDE):
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def _time_of_integral(self, b):
-        slope = self.beta_max - self.beta_min
-        return 2.0 * b / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2.0 * slope * b))
+        low, slope = self.beta_min, self.beta_max - self.beta_min
+        return 2.0 * b / (low + jnp.sqrt(low**2 + 2.0 * slope * b))
 
     def alpha(self, t: Time) -> Scalar:
         """exp(-B/2)."""
@@ -91,8 +91,8 @@ class VE(SDE):
 
     def time_of_log_snr(self, level: Scalar) -> Scalar:
         """log(sigma / sigma_min) / log(sigma_max / sigma_min)."""
-        low, high = jnp.log(self.sigma_min), jnp.log(self.sigma_max)
-        return (-0.5 * level - low) / (high - low)
+        low = jnp.log(self.sigma_min)
+        return (-0.5 * level - low) / (jnp.log(self.sigma_max) - low)
 
 
 class Cosine(SDE):
@@ -223,7 +223,7 @@ def ve(
     Args:
         sigma_min: sigma(0), in units of the data.
         sigma_max: sigma(1), about the largest distance between two data (arXiv:2006.09011).
-        t_min: end of sampling, >= 0; 0 for the levels of discrete models, the last sigma_min.
+        t_min: end of sampling, >= 0; discrete models have 0, so that sigma_min is a level.
         t_max: time of the prior.
 
     Returns:
@@ -235,8 +235,7 @@ def ve(
     Reference: Song et al. 2021, arXiv:2011.13456, eq. 30.
     """
     _increasing("ve", sigma_min=sigma_min, sigma_max=sigma_max)
-    if not 0.0 <= t_min < t_max < math.inf:
-        raise ValueError(f"ve: got t_min={t_min}, t_max={t_max}; expected 0 <= t_min < t_max")
+    _increasing("ve", **({"t_min": t_min} if t_min else {}), t_max=t_max)
     return VE(sigma_min=sigma_min, sigma_max=sigma_max, t_min=t_min, t_max=t_max)
 
 
@@ -296,6 +295,6 @@ def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> RectifiedFlow:
     Reference: Liu et al. 2022, arXiv:2209.03003; Esser et al. 2024, arXiv:2403.03206, eq. 13.
     """
     _increasing("rectified_flow", t_min=t_min, t_max=t_max)
-    if t_max > 1.0:
+    if t_max > 1:
         raise ValueError(f"rectified_flow: got t_max={t_max}; expected at most 1, where alpha = 0")
     return RectifiedFlow(t_min=t_min, t_max=t_max)
