@@ -3,7 +3,7 @@
 # From the ground up. A module imports from lower rows, and inside its own package without cycles.
 FLOORS = (
     {"types", "untrusted"},
-    {"sde", "divergence", "numpy_files"},
+    {"sde", "divergence", "numpy_files", "pickle_machine"},
     {
         "processes",
         "discrete",

@@ -1,10 +1,7 @@
 """A pickled dict of plain values and byte arrays, read without the pickle machine.
 
-A pickle is a program, and Python's machine runs whatever it names. Here its instructions are read
-one by one, as ``pickletools`` lists them, and only those that make containers, text, bytes and
-numbers are followed. The six names that a NumPy array of bytes needs stand for small collectors;
-any other name or instruction is refused before it is looked up. Numbers of instructions and bytes
-are limited, and a key is text, since hashing nested tuples can take for ever.
+`sdejax.pickle_machine` follows the instructions that make plain values. The six names that a NumPy
+array of bytes needs stand for small collectors here; any other name is refused.
 
 Reference: Python, "pickletools: tools for pickle developers".
 """
@@ -12,36 +9,15 @@ Reference: Python, "pickletools: tools for pickle developers".
 from __future__ import annotations
 
 import io
-import pickletools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sdejax.pickle_machine import Rules, run_pickle
+
 LARGEST = 2**28  # bytes of a file; a batch of CIFAR-10 has 31 million
 LONGEST = 3 * 10**5  # instructions; a batch has about fifty thousand
-
-NAMES = {
-    "numpy.core.multiarray _reconstruct",
-    "numpy._core.multiarray _reconstruct",
-    "numpy._core.numeric _frombuffer",  # protocol 5
-    "numpy ndarray",
-    "numpy dtype",
-    "_codecs encode",  # how Python 3 writes bytes in old protocols
-}
-PASSED_OVER = {"PROTO", "FRAME", "STOP"}
-RAW = {"STRING", "BINSTRING", "SHORT_BINSTRING"}  # text of Python 2, which is bytes
-PLAIN = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT",
-    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES",
-}  # fmt: skip
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-FRESH = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class _Name(str):
-    """An admitted name; it is never looked up."""
 
 
 class _Dtype:
@@ -67,111 +43,43 @@ class _Array:
         return self
 
 
-def _called(name: Any, arguments: Any) -> Any:
-    """What a call makes, of the few that there are."""
-    if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-        raise ValueError("it calls what is no name")
-    if name.endswith(" _reconstruct"):
-        return _Array()
-    if name == "numpy dtype":
-        return _Dtype(arguments[0])
-    if name.endswith(" _frombuffer"):
-        data, dtype, shape, order = arguments
-        return _Array().fill(shape, dtype, order == "F", data)
-    if name == "_codecs encode" and isinstance(arguments[0], str):
-        return arguments[0].encode("latin1")
-    raise ValueError(f"it calls {name.replace(' ', '.')}")
+def _reconstructed(*_: Any) -> _Array:
+    return _Array()
 
 
-def _admitted(name: str) -> _Name:
-    if name not in NAMES:
-        raise ValueError(f"it asks for {name.replace(' ', '.')[:200]}")
-    return _Name(name)
+def _dtype(code: Any, *_: Any) -> _Dtype:
+    return _Dtype(code)
 
 
-def _put(target: Any, pairs: list[Any]) -> None:
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        if not isinstance(target, dict) or not isinstance(key, str | bytes):
-            raise ValueError("a key that is no text, or of what is no dict")
-        target[key] = value
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    return _Array().fill(shape, dtype, order == "F", data)
 
 
-def _run(raw: bytes) -> Any:
-    """The value that a pickle describes."""
-    stack: list[Any] = []
-    below: list[list[Any]] = []  # the stacks under the marks
-    memo: dict[int, Any] = {}
-    encoded = 0  # bytes that calls have made
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(raw))):
-        arg: Any = argument
-        name = opcode.name
-        if count >= LONGEST:
-            raise ValueError(f"more than {LONGEST} instructions")
-        if name in PLAIN:
-            stack.append(arg)
-        elif name in RAW:
-            stack.append(arg.encode("latin1"))
-        elif name in ("BYTEARRAY8", "BINBYTES8"):
-            stack.append(bytes(arg))
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name in FRESH:
-            stack.append(FRESH[name]())
-        elif name in TUPLES:
-            stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
-        elif name == "MARK":
-            below.append(stack)
-            stack = []
-        elif name in ("APPENDS", "SETITEMS", "TUPLE", "LIST", "DICT"):
-            items, stack = stack, below.pop()
-            if name == "APPENDS":
-                _extend(stack[-1], items)
-            elif name == "SETITEMS":
-                _put(stack[-1], items)
-            elif name == "DICT":
-                stack.append({})
-                _put(stack[-1], items)
-            else:
-                stack.append(items if name == "LIST" else tuple(items))
-        elif name == "APPEND":
-            _extend(stack[-2], [stack.pop()])
-        elif name == "SETITEM":
-            value, key = stack.pop(), stack.pop()
-            _put(stack[-1], [key, value])
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[arg] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[arg])
-        elif name == "GLOBAL":
-            stack.append(_admitted(arg))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_admitted(f"{module:s} {attribute:s}"))
-        elif name == "REDUCE":
-            arguments = stack.pop()
-            made = _called(stack.pop(), arguments)
-            encoded += len(made) if isinstance(made, bytes) else 0
-            if encoded > len(raw):  # one text, copied again and again
-                raise ValueError("its calls make more bytes than it has")
-            stack.append(made)
-        elif name == "BUILD":
-            state = stack.pop()
-            if isinstance(stack[-1], _Array):
-                stack[-1].fill(*state[1:])
-            elif not isinstance(stack[-1], _Dtype):
-                raise ValueError("it sets the state of what has none")
-        elif name not in PASSED_OVER:
-            raise ValueError(f"it has the instruction {name}")
-    (value,) = stack
-    return value
+def _encoded(text: str, *_: Any) -> bytes:
+    return text.encode("latin1")
 
 
-def _extend(target: Any, items: list[Any]) -> None:
-    if not isinstance(target, list):
-        raise ValueError("it appends to what is no list")
-    target.extend(items)
+def _set_state(target: Any, state: Any) -> None:
+    if isinstance(target, _Array):
+        target.fill(*state[1:])
+    elif not isinstance(target, _Dtype):
+        raise ValueError("it sets the state of what has none")
+
+
+NAMES = {
+    "numpy.core.multiarray _reconstruct": _reconstructed,
+    "numpy._core.multiarray _reconstruct": _reconstructed,
+    "numpy._core.numeric _frombuffer": _from_buffer,  # protocol 5
+    "numpy ndarray": None,
+    "numpy dtype": _dtype,
+    "_codecs encode": _encoded,  # how Python 3 writes bytes in old protocols
+}
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str | bytes):
+        raise ValueError("a key that is no text")
+    return key if isinstance(key, str) else key.decode()
 
 
 def read_pickle(file: Path) -> dict[str, Any]:
@@ -189,8 +97,9 @@ def read_pickle(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
-        content = _run(file.read_bytes())
-        text = {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
+        raw = file.read_bytes()
+        rules = Rules(NAMES, LONGEST, made=len(raw), build=_set_state)
+        text = {_text(k): v for k, v in run_pickle(io.BytesIO(raw), rules).items()}
         return {k: v.value if isinstance(v, _Array) else v for k, v in text.items()}
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(
