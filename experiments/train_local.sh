@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One host, all its devices. The same command resumes.
-#   experiments/train_local.sh configs/cifar10_ddpmpp.py runs/ddpmpp [--config.a.b=value ...]
+#   experiments/train_local.sh configs/digits.py runs/digits [--config.a.b=value ...]
 set -euo pipefail
 if (($# < 2)) || [[ $1 == --help ]]; then
   echo "usage: train_local.sh CONFIG WORKDIR [overrides]"

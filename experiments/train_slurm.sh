@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Slurm: one process a node with all its GPUs. The processes find each other by themselves.
 #   sbatch [--nodes 4 --gpus-per-node 8 --time 24:00:00 ...] experiments/train_slurm.sh \
-#     configs/cifar10_ncsnpp.py /shared/runs/ncsnpp [--heartbeat 60] [--config.a.b=value ...]
+#     configs/published.py:ve/cifar10_ncsnpp_continuous /shared/runs/ncsnpp [--heartbeat 60] [--config.a.b=value ...]
 # WORKDIR is on a file system that all nodes share. Two minutes before the time limit, and on
 # preemption, every process gets SIGTERM, saves and ends with 143; the job then queues again, under
 # the same number, and resumes. Where a process or a node dies, the step ends and the job fails.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A TPU pod slice: every worker runs the same command and finds the others by itself.
 # The workdir is shared storage, e.g. a bucket mounted at the same path on every worker.
-#   experiments/train_tpu_pod.sh NAME ZONE configs/cifar10_ncsnpp.py /mnt/bucket/ncsnpp [overrides]
+#   experiments/train_tpu_pod.sh NAME ZONE configs/published.py:ve/cifar10_ncsnpp_continuous /mnt/bucket/ncsnpp [overrides]
 # Where a worker dies, the others end within the heartbeat (--heartbeat SECONDS, 100 by default) and
 # so does this script, with a code other than 0. The same command resumes.
 set -euo pipefail

@@ -44,7 +44,7 @@ KEPT_IN = {
     "flax": {"nets", "denoiser", "train"},
     "orbax": {"train.checkpoint", "train.reader", "train.hosts", "train.stored_arrays"},
     "grain": {"data"},
-    "ml_collections": {"config", "commands"},
+    "ml_collections": {"config", "commands", "published.run_config"},
     "msgpack": {"published"},
     "matplotlib.pyplot": set(),
 }

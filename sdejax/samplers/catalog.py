@@ -166,8 +166,20 @@ SAMPLERS: Mapping[str, Entry] = {
     "predictor_corrector": _grid(
         predictor_corrector(reverse_diffusion()), 500, None, False, "score SDE's PC: images, many"
     ),
+    "predictor_corrector_0.17": _grid(
+        predictor_corrector(reverse_diffusion(), 0.17), 500, None, False, "as published: CelebA 64"
+    ),
+    "predictor_corrector_0.075": _grid(
+        predictor_corrector(reverse_diffusion(), 0.075), 500, None, False, "the same, 256 pixels"
+    ),
+    "predictor_corrector_0.15": _grid(
+        predictor_corrector(reverse_diffusion(), 0.15), 500, None, False, "the same, 1024 pixels"
+    ),
     "annealed_langevin": _grid(
-        annealed_langevin(5), 200, None, False, "NCSN: fine geometric levels (VE, uniform)"
+        annealed_langevin(5), 200, None, False, "NCSNv2: fine geometric levels (VE, uniform)"
+    ),
+    "annealed_langevin_100": _grid(
+        annealed_langevin(100, 0.2), 9, None, False, "NCSN as published: ten levels (VE, uniform)"
     ),
     "shark": _diffrax(reverse_sde, "shark", None, 1.5, 2, "adaptive reverse SDE"),
     "shark_data": _diffrax(
