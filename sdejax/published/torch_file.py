@@ -18,11 +18,11 @@ import numpy as np
 
 from sdejax.pickle_machine import Name
 from sdejax.published.torch_objects import DTYPES, Storage, Tensor, itemsize
-from sdejax.published.torch_storages import Archive, Container, Sequence
+from sdejax.published.torch_storages import Archive, Sequence
 from sdejax.untrusted import require_claim
 
 DEPTH = 64  # containers inside containers
-NODES = 2**18  # of the whole tree; a list can be in it a thousand times over
+NODES = 2**16  # of the whole tree; a list can be in it a thousand times over
 RANK = 32  # dimensions of an array
 # Files that are often given instead.
 FOREIGN = (
@@ -66,7 +66,7 @@ def read_torch(path: Path) -> Any:
     raise ValueError(f"{path}: {text}; expected a complete file as torch.save writes it")
 
 
-def _container(file: BinaryIO, size: int) -> Container:
+def _container(file: BinaryIO, size: int) -> Archive | Sequence:
     head = file.read(512)
     file.seek(0)
     if not head:
@@ -87,7 +87,7 @@ def _container(file: BinaryIO, size: int) -> Container:
 class _Walk:
     """Makes the tree anew, with arrays for tensors; counts what it makes."""
 
-    def __init__(self, container: Container, size: int) -> None:
+    def __init__(self, container: Archive | Sequence, size: int) -> None:
         self.container, self.size = container, size
         self.nodes = self.claimed = 0
 

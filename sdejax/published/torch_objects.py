@@ -91,12 +91,14 @@ def _empty_dict(*of: Any) -> dict[Any, Any]:
     return {}
 
 
-def _size(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+def _size(sizes: Any) -> Any:
     return sizes
 
 
-def _device(kind: str, *index: int) -> str:
-    return ":".join([kind, *map(str, index)])
+def _device(*parts: Any) -> str:
+    if not all(isinstance(part, str | int) for part in parts):
+        raise ValueError("a device that is no text and number")
+    return ":".join(map(str, parts))
 
 
 NAMES = {

@@ -16,7 +16,7 @@ import io
 import os
 import zipfile
 from pathlib import PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,17 +28,7 @@ PROTOCOL = 1001
 VERSIONS = range(1, 11)  # of the archive
 BLOCK = 2**20
 LOCAL = 30  # bytes before the name of a member
-Order = Literal["<", ">"]
-
-
-class Container(Protocol):
-    """The objects of a file, and its storages."""
-
-    tree: Any
-    order: Order  # of the bytes of a number
-
-    def memory(self, storage: Storage) -> np.ndarray:
-        """The bytes of a storage, read-only; read where it is asked for the first time."""
+Order = Literal["<", ">"]  # of the bytes of a number
 
 
 class Archive:
@@ -47,7 +37,7 @@ class Archive:
     def __init__(self, file: Any, size: int) -> None:
         try:
             self.archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
+        except Exception as error:  # besides BadZipFile, of a damaged list nearly anything
             raise ValueError(f"a truncated or damaged zip archive ({error})") from None
         self.members = _members(self.archive, size)
         self.root = _root(list(self.members))
