@@ -21,14 +21,8 @@ from benchmarks.nets_jax import NETWORKS
 from benchmarks.problems import cloud
 from benchmarks.worker import Job, serve
 from sdejax import coordinates, divergence, prediction, processes, truth
-from sdejax.denoiser import (
-    init_linen,
-    linen_functions,
-    make_denoiser,
-    make_model,
-    no_scaling,
-    raw_time,
-)
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import init_linen, linen_functions, make_denoiser, make_model, no_scaling
 from sdejax.divergence import Divergence, value_and_trace
 from sdejax.likelihood import log_likelihood
 from sdejax.prediction import Denoiser

@@ -5,9 +5,10 @@ import numpy as np
 
 from sdejax import make_model, prediction, processes, truth
 from sdejax.build import Parts
+from sdejax.conditioning import raw_time
 from sdejax.data.base import Dataset
 from sdejax.data.scaling import Scaling
-from sdejax.denoiser import no_scaling, raw_time
+from sdejax.denoiser import no_scaling
 from sdejax.sde import coefficients
 
 MEAN, STDS = np.asarray([0.1, -0.4, 0.2]), np.asarray([0.3, 0.8, 0.5])

@@ -7,7 +7,8 @@ import pytest
 
 from sdejax import diagnostics, processes, truth
 from sdejax.build import Parts
-from sdejax.denoiser import make_denoiser, make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_denoiser, make_model, no_scaling
 from sdejax.diagnose import examine, table
 from sdejax.prediction import encode, v
 from sdejax.sde import coefficients

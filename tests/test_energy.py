@@ -6,14 +6,8 @@ from oracles import PREDICTIONS, plane
 from stats import assert_mean
 
 from sdejax import energy, losses, processes, truth
-from sdejax.denoiser import (
-    init_linen,
-    linen_functions,
-    make_denoiser,
-    make_model,
-    no_scaling,
-    raw_time,
-)
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import init_linen, linen_functions, make_denoiser, make_model, no_scaling
 from sdejax.nets.mlp import MLP
 from sdejax.samplers.diffeq import solve_ode
 

@@ -7,7 +7,8 @@ import pytest
 
 from sdejax import fewstep, grids, processes, samplers, truth
 from sdejax.build import Parts
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.prediction import encode, eps
 from sdejax.sde import coefficients
 

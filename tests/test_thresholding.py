@@ -7,7 +7,8 @@ import pytest
 from oracles import PREDICTIONS
 
 from sdejax import prediction, processes
-from sdejax.denoiser import make_denoiser, make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_denoiser, make_model, no_scaling
 from sdejax.prediction import Estimate
 from sdejax.samplers import ddim, make_sampler, on_grid
 from sdejax.samplers.base import NOT_FINITE

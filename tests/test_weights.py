@@ -5,7 +5,8 @@ import pytest
 from oracles import PREDICTIONS, PROCESSES, PUBLISHED, interior
 
 from sdejax import weights
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.losses import denoising_loss
 from sdejax.prediction import Estimate, encode
 from sdejax.sde import coefficients

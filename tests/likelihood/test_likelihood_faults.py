@@ -9,9 +9,10 @@ import pytest
 
 from sdejax import make_model, processes
 from sdejax.build import Parts
+from sdejax.conditioning import raw_time
 from sdejax.data.base import Dataset
 from sdejax.data.scaling import Scaling
-from sdejax.denoiser import no_scaling, raw_time
+from sdejax.denoiser import no_scaling
 from sdejax.evaluate import evaluate
 from sdejax.evaluator import Options, evaluator
 from sdejax.prediction import v

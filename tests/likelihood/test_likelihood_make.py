@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sdejax import make_model, prediction, processes, truth
-from sdejax.denoiser import no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import no_scaling
 from sdejax.divergence import hutchinson
 from sdejax.likelihood.make import make_log_likelihood
 from sdejax.likelihood.ode import log_likelihood

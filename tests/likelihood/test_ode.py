@@ -10,7 +10,8 @@ from oracles import PREDICTIONS, PROCESSES, PUBLISHED, plane
 from stats import assert_mean
 
 from sdejax import coordinates, prediction, processes, truth
-from sdejax.denoiser import make_denoiser, make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_denoiser, make_model, no_scaling
 from sdejax.divergence import exact, hutchinson, hutchpp, orthogonal
 from sdejax.likelihood import log_likelihood, sample_and_log_prob
 from sdejax.samplers.base import NOT_FINITE

@@ -12,14 +12,8 @@ from oracles import PROCESSES, skewed
 from stats import assert_mean
 
 from sdejax import prediction, processes, truth
-from sdejax.denoiser import (
-    init_linen,
-    linen_functions,
-    make_denoiser,
-    make_model,
-    no_scaling,
-    raw_time,
-)
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import init_linen, linen_functions, make_denoiser, make_model, no_scaling
 from sdejax.divergence import hutchinson
 from sdejax.likelihood import Reversible, log_likelihood, sample_and_log_prob
 from sdejax.likelihood.training import angles, make_likelihood_loss, maximum_likelihood

@@ -9,7 +9,8 @@ from oracles import PREDICTIONS, skewed
 from stats import assert_mean
 
 from sdejax import processes, times, truth, weights
-from sdejax.denoiser import make_denoiser, make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_denoiser, make_model, no_scaling
 from sdejax.losses import denoising_loss, make_loss
 from sdejax.prediction import encode
 from sdejax.sde import coefficients

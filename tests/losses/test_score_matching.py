@@ -6,7 +6,8 @@ from oracles import PREDICTIONS, plane
 from score_family import SIGMA, draw, params, score
 
 from sdejax import losses, processes, truth
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.divergence import exact
 from sdejax.prediction import encode
 from sdejax.sde import coefficients

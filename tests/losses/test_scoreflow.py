@@ -17,7 +17,8 @@ import pytest
 from oracles import PROCESSES, PUBLISHED, interior
 
 from sdejax import processes, times, truth, weights
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.losses import make_loss
 from sdejax.prediction import encode, eps
 from sdejax.sde import coefficients

@@ -9,7 +9,8 @@ from oracles import skewed, skewed_moments
 from stats import assert_moments, slope
 
 from sdejax import dynamics, processes, truth
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.prediction import Estimate, x0
 from sdejax.samplers.adaptive import _path, gotta_go_fast
 from sdejax.samplers.diffeq import solve_ode

@@ -9,7 +9,8 @@ from oracles import PREDICTIONS, PROCESSES, skewed
 from stats import slope
 
 from sdejax import grids, processes, truth
-from sdejax.denoiser import make_denoiser, make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_denoiser, make_model, no_scaling
 from sdejax.prediction import Estimate, encode
 from sdejax.samplers.base import check
 from sdejax.samplers.diffeq import solve_ode, solve_sde

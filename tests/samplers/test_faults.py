@@ -15,7 +15,8 @@ import pytest
 
 import sdejax
 from sdejax import processes
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.prediction import x0
 from sdejax.samplers.adaptive import gotta_go_fast
 from sdejax.samplers.base import MAX_STEPS, NOT_FINITE, SUCCESS, check

@@ -8,7 +8,8 @@ from jax.sharding import PartitionSpec as P
 from oracles import PREDICTIONS
 
 from sdejax import dynamics, grids, processes
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.prediction import Estimate, encode
 from sdejax.samplers.ancestral import ancestral, ddim, euler_maruyama
 from sdejax.samplers.base import NoisyRow, linear_sampler, on_grid

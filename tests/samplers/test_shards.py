@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sdejax import processes
-from sdejax.denoiser import make_model, no_scaling, raw_time
+from sdejax.conditioning import raw_time
+from sdejax.denoiser import make_model, no_scaling
 from sdejax.prediction import x0
 from sdejax.samplers.diffeq import ode
 from sdejax.samplers.make import make_sampler
