@@ -39,7 +39,9 @@ RIGHT = "is this the right preset?"
 
 
 def to_state_dict(
-    config_kwargs: Mapping[str, Any], tree: Mapping[str, Any]
+    config_kwargs: Mapping[str, Any],
+    tree: Mapping[str, Any],
+    slots: Mapping[str, Slot] | None = None,
 ) -> dict[str, np.ndarray]:
     """Parameters of an original JAX network, as a PyTorch state_dict.
 
@@ -47,6 +49,7 @@ def to_state_dict(
         config_kwargs: keyword arguments of `UNet`, such as a preset's.
         tree: the parameters, {"Conv_0": {"kernel": ..., "bias": ...}, ...}, such as ``params_ema``
             of a checkpoint. Norms may have shape (C,), or (1, 1, 1, C) as Flax had it in 2021.
+        slots: ``parameter_slots(config_kwargs)``, where it is known already.
 
     Returns:
         Arrays by their names in PyTorch, in the order of ``model.parameters()``: convolutions
@@ -58,7 +61,7 @@ def to_state_dict(
     Reference: github.com/yang-song/score_sde, github.com/yang-song/score_sde_pytorch.
     """
     given = dict(_leaves(tree))
-    slots = parameter_slots(config_kwargs)
+    slots = parameter_slots(config_kwargs) if slots is None else slots
     state = {}
     for name, path in _paths(config_kwargs, slots).items():
         if path not in given:
