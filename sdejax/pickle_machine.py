@@ -44,7 +44,7 @@ class Rules(NamedTuple):
     """What a pickle may do.
 
     ``names`` maps "module name" to a collector, or to None for a name that is never called.
-    ``instructions`` and ``made`` limit the instructions, and the bytes that calls make of others.
+    ``instructions`` limits their number, ``made`` the bytes and characters that calls return.
     ``persistent`` makes a value of a persistent id; ``build`` gives an object its state and raises
     ValueError for an object that has none. Without them these instructions are refused.
     """
@@ -83,7 +83,7 @@ def _key(value: Any) -> Any:
     """What can be hashed at once; larger integers can be chosen so that all hashes are the same."""
     if isinstance(value, str | bytes) or (isinstance(value, int) and abs(value) < 2**64):
         return value
-    raise ValueError(f"a key of type {type(value).__name__}, expected text or 64 bits")
+    raise ValueError(f"a key of type {type(value).__name__}, expected text or a number of 64 bits")
 
 
 class _Machine:
@@ -92,7 +92,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under the marks
         self.memo: dict[int, Any] = {}
-        self.made = 0  # bytes that calls have made
+        self.made = 0  # bytes and characters that calls have made
 
     def run(self, stream: io.BytesIO) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -153,7 +153,7 @@ class _Machine:
         if collector is None:
             raise ValueError(f"it calls {name}")
         made = collector(*arguments)
-        self.made += len(made) if isinstance(made, bytes) else 0
+        self.made += len(made) if isinstance(made, bytes | str) else 0
         if self.made > self.rules.made:  # one text, copied again and again
             raise ValueError("its calls make more bytes than it has")
         self.push(made)
@@ -178,6 +178,8 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise ValueError("it sets an item of what is no dict")
+        if len(items) % 2:
+            raise ValueError("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if _key(key) in target:
                 raise ValueError(f"a dict has the key {str(key)[:80]!r} twice")

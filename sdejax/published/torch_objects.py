@@ -152,7 +152,7 @@ def read_objects(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
             raise ValueError(f"storage {key[:80]!r} has {found.nbytes} bytes, and another number")
         return found
 
-    rules = Rules(NAMES, INSTRUCTIONS, made=0, persistent=storage, build=_set_state)
+    rules = Rules(NAMES, INSTRUCTIONS, PICKLE, persistent=storage, build=_set_state)
     return run_pickle(stream, rules), storages
 
 

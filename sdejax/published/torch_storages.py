@@ -126,7 +126,9 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
                 raw[place : place + len(chunk)] = np.frombuffer(chunk, np.uint8)
                 place += len(chunk)
     except Exception as error:  # zipfile and zlib raise nearly anything
-        raise ValueError(f"member {info.filename[:80]!r} is damaged: {error}") from None
+        raise ValueError(
+            f"member {info.filename[:80]!r} is damaged, or was saved without checksums ({error})"
+        ) from None
     if place != info.file_size:
         raise ValueError(f"member {info.filename[:80]!r} is damaged: {place} bytes of {raw.size}")
     raw.flags.writeable = False

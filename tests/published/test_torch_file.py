@@ -21,7 +21,7 @@ from torch_writer import (
 from sdejax.published.torch_file import read_torch
 
 FIXTURES = Path(__file__).with_name("fixtures")
-GENUINE = ("archive", "sequence")
+GENUINE = ("archive", "archive_1.13", "sequence")
 
 
 def arrays(node, at=""):

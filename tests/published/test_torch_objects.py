@@ -83,6 +83,8 @@ def hostile(mark):
     good = (there, kind, text("0"), text("cpu"), whole(4))
     # Sixty tuples, each holding the one before it twice: a tree of 2^60.
     laughs = b")\x94" + b"".join(b"h%c" % i * 2 + b"\x86\x94" for i in range(60))
+    long = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6 + b"\x94"
+    devices = (call(b"torch\ndevice", b"h\x00K\x01") for _ in range(20))
     nested = b")" + b"\x85" * 5000
     return {
         "os.system": (call(b"os\nsystem", touch), "it asks for os.system"),
@@ -130,6 +132,7 @@ def hostile(mark):
         "a view of a storage": (identifier(*good, b"(" + text("1") + b"K\x00K\x04t"), "PyTorch 0"),
         "a view of tuples": (identifier(*good, laughs), "PyTorch 0.4"),
         "a storage of two sizes": (b"(" + ONE + storage("Float", "0", 5) + b"t", "another number"),
+        "a text that is copied": (b"](" + long + b"".join(devices) + b"e", "more bytes than it"),
         "a huge integer": (b"\x8b" + (10**6).to_bytes(4, "little") + bytes(10**6), "LONG4"),
     }  # fmt: skip
 
