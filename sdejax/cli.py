@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from sdejax.commands import (
+    convert,
     diagnose,
     doctor,
     fit_dequantiser,
@@ -24,7 +25,7 @@ from sdejax.train.preemption import EXIT_CODE
 
 __all__ = ["main", "parser", "read_config"]
 
-COMMANDS = (train, doctor, sample, likelihood, diagnose, fit_solver, fit_dequantiser)
+COMMANDS = (train, convert, doctor, sample, likelihood, diagnose, fit_solver, fit_dequantiser)
 
 
 def parser() -> argparse.ArgumentParser:

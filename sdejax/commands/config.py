@@ -10,15 +10,16 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from sdejax.config import keys_of
+from sdejax.config import ADDED, completed, default_config, keys_of
 from sdejax.tables import near
+from sdejax.untrusted import read_json
 
 
 def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     """The config of a file, with overrides from the command line.
 
     Args:
-        argument: "file.py" or "file.py:argument of get_config".
+        argument: "file.py" or "file.py:argument of get_config", or the config.json of a workdir.
         overrides: ["--config.a.b=value", ...].
 
     Returns:
@@ -32,6 +33,8 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(f"--config: there is no file {name!r}; expected a Python file")
+    if path.suffix == ".json":
+        return overridden(_stored(path), overrides)
     spec = importlib.util.spec_from_file_location(f"sdejax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"--config: {name!r} is no Python file")
@@ -44,7 +47,23 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
         inspect.signature(module.get_config).bind(*arguments)
     except TypeError as error:
         raise ValueError(f"--config: get_config of {name!r} and {arguments}: {error}") from error
-    config = _overridable(module.get_config(*arguments))
+    return overridden(module.get_config(*arguments), overrides)
+
+
+def overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A config with overrides from the command line.
+
+    Args:
+        config: as ``default_config``.
+        overrides: ["--config.a.b=value", ...].
+
+    Returns:
+        The locked config.
+
+    Raises:
+        ValueError: for an unknown key or a value of another type.
+    """
+    config = _overridable(config)
     overrides = _data_options(config, overrides)
     for override in overrides:
         key = override.partition("=")[0].removeprefix("--config.")
@@ -60,6 +79,29 @@ def read_config(argument: str, overrides: list[str]) -> ConfigDict:
     except flags.Error as error:
         raise ValueError(str(error)) from error
     return values.config
+
+
+def _stored(path: Path) -> ConfigDict:
+    """A config as a run left it; lists are the tuples of the config that it was."""
+    config = completed(_require_keys(read_json(path), path))
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(config))
+
+
+def _require_keys(config: object, where: Path) -> dict:
+    """Refuses what is no config of a run."""
+    known = default_config().to_dict()
+    found = config if isinstance(config, dict) else {}
+    if missing := sorted(set(known) - set(ADDED) - set(found)):
+        raise ValueError(
+            f"--config: {str(where)!r} is no config.json of a run, it lacks {missing[:5]}"
+        )
+    return found
 
 
 def _data_options(config: ConfigDict, overrides: list[str]) -> list[str]:

@@ -228,7 +228,8 @@ def check_data_state(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
     Args:
         saved: the state of the checkpoint. One without ``contents``, or with those of another
-            version, is compared by the rest, ``fingerprint`` among it.
+            version, is compared by the rest, ``fingerprint`` among it; one without a data set, of
+            a converted checkpoint, by its scaling.
         now: the state of this run.
 
     Raises:
@@ -236,7 +237,7 @@ def check_data_state(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     version = now["contents"].partition(":")[0]
     comparable = saved.get("contents", "").partition(":")[0] == version
-    for name in now:
+    for name in now if "dataset" in saved else ("scaling",):
         if name == "next_step" or (name == "contents" and not comparable):
             continue
         if saved.get(name) != now[name]:

@@ -1,0 +1,217 @@
+"""A published checkpoint becomes a workdir, as if the run had been made here.
+
+    file -> contents -> preset -> config -> trees -> TrainState -> workdir
+
+The state is whole: weights, average, Adam's moments and counters, so sampling, likelihood and
+further training start from it. Adam's moments are those of the published loss; divided by
+``loss_scale`` once and twice they are those of the library's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sdejax.build import build_model, build_optimizer, change, count_params
+from sdejax.data.scaling import integers, uncentred
+from sdejax.published.choice import choose
+from sdejax.published.contents import Contents, flax_contents, torch_contents
+from sdejax.published.flax_file import read_flax
+from sdejax.published.placement import Placed, place
+from sdejax.published.run_config import event_shape, loss_scale, published_config, sized
+from sdejax.published.runs import PUBLISHED, Run, matching
+from sdejax.published.torch_file import read_torch
+from sdejax.train.catalog import all_steps
+from sdejax.train.checkpoint import Checkpoints
+from sdejax.train.state import TrainState, init_state
+from sdejax.untrusted import refuse_links
+
+BAR = "{desc:20} {bar:20} {elapsed}"
+Change = Callable[[ConfigDict], ConfigDict]
+WHERE = (
+    "The authors link their files from the README of github.com/yang-song/score_sde_pytorch, "
+    "github.com/yang-song/score_sde, github.com/ermongroup/ncsnv2 and github.com/ermongroup/ncsn"
+)
+
+
+class Converted(NamedTuple):
+    """What was converted: preset, config, and what the file held."""
+
+    preset: str
+    config: dict[str, Any]
+    event_shape: tuple[int, ...]
+    layout: str
+    step: int
+    parameters: int
+    has_average: bool
+    has_moments: bool
+
+
+def convert(
+    file: str | Path,
+    workdir: str | Path,
+    *,
+    preset: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    levels: int = 256,
+    changes: Mapping[str, Any] | Change | None = None,
+    progress: bool = False,
+) -> Converted:
+    """Writes the workdir of a published checkpoint.
+
+    Args:
+        file: ``.pth`` of score_sde_pytorch, ncsnv2 or ncsn, or ``checkpoint_N`` of score_sde.
+        workdir: folder of the run to be; it may not hold one already.
+        preset: a row of ``runs.PUBLISHED`` or its last part; by default what the names and shapes
+            of the tensors and the table of noise levels tell.
+        image_size: side of the images, where it is not the published one.
+        channels: of the images, likewise.
+        levels: grey levels of the images that it was trained on, the stored integers.
+        changes: of the config, by dotted key (``{"network.nf": 64}``), or a function of it.
+        progress: show a bar.
+
+    Returns:
+        What was converted.
+
+    Raises:
+        ValueError: for a file that is damaged, hostile or of another layout; a preset that it does
+            not fit, naming the tensor; several presets that it fits; a workdir with a run in it.
+        FileNotFoundError: for no file, saying where the authors' are.
+    """
+    file, workdir = Path(file), Path(workdir)
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: there is no such file. {WHERE}")
+    if all_steps(workdir / "checkpoints"):
+        raise ValueError(f"workdir: {workdir} holds a run already; give another folder")
+    if changes and preset is None:
+        raise ValueError("preset: a changed config needs one; give the one it is a change of")
+    presets = {
+        name: sized(PUBLISHED[name], image_size, channels)
+        for name in (PUBLISHED if preset is None else matching(preset))
+    }
+    configs = {name: _config(run, changes) for name, run in presets.items()}
+    with tqdm(total=4, disable=not progress, leave=False, bar_format=BAR) as bar:
+        bar.set_description_str("reading")
+        contents = read(file)
+        bar.update()
+        bar.set_description_str("choosing the preset")
+        name, slots = choose(contents, configs, preset)
+        bar.update()
+        bar.set_description_str("placing tensors")
+        config = configs[name]
+        try:
+            placed = place(contents, config["network"], slots)
+        except ValueError as error:
+            raise ValueError(f"{file}: does not fit preset {name}: {error}") from None
+        shape = event_shape(presets[name]._replace(options=config["network"]))
+        state = make_state(config, contents, placed, loss_scale(presets[name], shape))
+        bar.update()
+        bar.set_description_str("writing the workdir")
+        _write(workdir, state, config, shape, levels, {"file": file.name, "preset": name})
+        bar.update()
+    return Converted(
+        name, config, shape, contents.layout, contents.step, count_params(state.params),
+        contents.average is not None, contents.moments is not None,
+    )  # fmt: skip
+
+
+def read(file: Path) -> Contents:
+    """What a published checkpoint holds, whichever of the two formats it has.
+
+    Args:
+        file: the checkpoint.
+
+    Returns:
+        The contents.
+
+    Raises:
+        ValueError: naming the file, and the tensor where one is at fault.
+        OSError: where it cannot be opened.
+    """
+    # A msgpack dictionary begins with 0x8?, 0xde or 0xdf; a pickle with 0x80 and a protocol of 2
+    # to 5, which as msgpack would be an empty dictionary with something behind it.
+    with file.open("rb") as stream:
+        head = stream.read(2)
+    kind = head[:1]
+    msgpack = kind in (b"\xde", b"\xdf") or b"\x81" <= kind <= b"\x8f"
+    tree = read_flax(file) if msgpack else read_torch(file)
+    try:
+        return (flax_contents if msgpack else torch_contents)(tree)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def make_state(
+    config: Mapping[str, Any], contents: Contents, placed: Placed, scale: float
+) -> TrainState:
+    """The state to sample and go on training from.
+
+    Args:
+        config: nested.
+        contents: of the checkpoint.
+        placed: its trees.
+        scale: the published loss over the library's.
+
+    Returns:
+        The state at the checkpoint's step. Without moments Adam starts anew.
+    """
+    _, run_key, _ = jax.random.split(jax.random.key(config["seed"]), 3)  # as a run's own
+    state = init_state(placed.params, build_optimizer(config), run_key)
+    opt_state = state.opt_state
+    if contents.moments is not None:
+        opt_state = optax.tree_utils.tree_set(
+            opt_state,
+            mu=jax.tree.map(lambda m: jnp.asarray(m / np.float32(scale)), placed.first),
+            nu=jax.tree.map(lambda v: jnp.asarray(v / np.float32(scale) ** 2), placed.second),
+            count=jnp.asarray(contents.moments.updates, jnp.int32),
+        )
+    return state._replace(
+        step=jnp.asarray(contents.step, jnp.int32),
+        opt_state=opt_state,
+        ema_params=jax.tree.map(jnp.array, placed.average),
+    )
+
+
+def _config(run: Run, changes: Mapping[str, Any] | Change | None) -> dict[str, Any]:
+    config = published_config(run)
+    if callable(changes):
+        config = changes(config)
+    elif changes:
+        change(config, changes)
+    return config.to_dict()
+
+
+def _write(
+    workdir: Path,
+    state: TrainState,
+    config: Mapping[str, Any],
+    shape: Sequence[int],
+    levels: int,
+    origin: Mapping[str, str],
+) -> None:
+    """Config and checkpoint. The data set is whatever training will be given."""
+    scaling = integers(levels) if config["data"]["centered"] else uncentred(integers(levels))
+    step = int(state.step)
+    meta = {
+        "config": config,
+        "converted": dict(origin),
+        "rollbacks": 0,
+        "data": {"scaling": scaling.to_json(), "next_step": step},
+        "event_shape": list(shape),
+        "num_classes": None,
+    }
+    build_model(config, tuple(shape), None)  # what cannot be built is not written
+    refuse_links(workdir, ("config.json",))
+    with Checkpoints(workdir / "checkpoints", best="held_out_loss") as checkpoints:
+        checkpoints.save(step, state, meta)
+    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
