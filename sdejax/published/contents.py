@@ -60,6 +60,39 @@ class Contents(NamedTuple):
     sigmas: np.ndarray | None
 
 
+def torch_weights(tree: Any) -> Contents:
+    """The weights of a PyTorch checkpoint, without the lists that are in their order.
+
+    Where a tensor is missing, the network that was meant can name it; the lists cannot.
+
+    Args:
+        tree: of ``read_torch``.
+
+    Returns:
+        The contents, with neither average nor moments nor step.
+
+    Raises:
+        ValueError: for another layout, or naming what is no tensor.
+    """
+    match tree:
+        case {"model": Mapping() as model}:
+            layout, where = "score_sde_pytorch", "model"
+        case [Mapping() as model, Mapping()]:
+            layout, where = "ncsn", "[0]"
+        case [Mapping() as model, Mapping(), _, _] | [Mapping() as model, Mapping(), _, _, _]:
+            layout, where = "ncsnv2", "[0]"
+        case Mapping() as model if model and all(isinstance(v, np.ndarray) for v in model.values()):
+            layout, where = "state_dict", "the file"
+        case _:
+            raise ValueError(
+                f"{_outline(tree)}: no layout of score_sde_pytorch ({{model, ema, optimizer, "
+                "step}), ncsnv2 ([model, optimizer, epoch, step, ema]), ncsn ([model, optimizer]) "
+                "or a state_dict"
+            )
+    params, sigmas = _weights(model, where)
+    return Contents(layout, params, None, None, 0, sigmas)
+
+
 def torch_contents(tree: Any) -> Contents:
     """What a PyTorch checkpoint holds.
 
@@ -72,32 +105,21 @@ def torch_contents(tree: Any) -> Contents:
     Raises:
         ValueError: for another layout, or naming the tensor that is missing, surplus or misshapen.
     """
-    match tree:
-        case {"model": Mapping() as model}:
-            params, sigmas = _weights(model, "model")
-            average = _listed_average(tree.get("ema"), params)
-            moments, step = (
-                _adam(tree.get("optimizer"), params),
-                _whole("step", tree.get("step", 0)),
-            )
-            return Contents("score_sde_pytorch", params, average, moments, step, sigmas)
-        case [Mapping() as model, Mapping() as optimizer]:
-            params, sigmas = _weights(model, "[0]")
-            moments = _adam(optimizer, params)
-            step = 0 if moments is None else moments.updates
-            return Contents("ncsn", params, None, moments, step, sigmas)
-        case [Mapping() as model, Mapping() as optimizer, _, saved, *ema] if len(ema) <= 1:
-            params, sigmas = _weights(model, "[0]")
-            average = _named_average(ema[0], params) if ema else None
-            moments = _adam(optimizer, params)
-            return Contents("ncsnv2", params, average, moments, _whole("[3]", saved), sigmas)
-        case Mapping() if tree and all(isinstance(v, np.ndarray) for v in tree.values()):
-            params, sigmas = _weights(tree, "the file")
-            return Contents("state_dict", params, None, None, 0, sigmas)
-    raise ValueError(
-        f"{_outline(tree)}: no layout of score_sde_pytorch ({{model, ema, optimizer, step}}), "
-        "ncsnv2 ([model, optimizer, epoch, step, ema]), ncsn ([model, optimizer]) or a state_dict"
-    )
+    found = torch_weights(tree)
+    params = found.params
+    if found.layout == "score_sde_pytorch":
+        return found._replace(
+            average=_listed_average(tree.get("ema"), params),
+            moments=_adam(tree.get("optimizer"), params),
+            step=_whole("step", tree.get("step", 0)),
+        )
+    if found.layout == "state_dict":
+        return found
+    moments = _adam(tree[1], params)
+    if found.layout == "ncsn":
+        return found._replace(moments=moments, step=0 if moments is None else moments.updates)
+    average = _named_average(tree[4], params) if len(tree) > 4 else None
+    return found._replace(average=average, moments=moments, step=_whole("[3]", tree[3]))
 
 
 def flax_contents(tree: Mapping[str, Any]) -> Contents:

@@ -12,19 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sdejax.build import build_model, build_optimizer, change, count_params
 from sdejax.data.scaling import integers, uncentred
 from sdejax.published.choice import choose
-from sdejax.published.contents import Contents, flax_contents, torch_contents
+from sdejax.published.contents import Contents, flax_contents, torch_contents, torch_weights
 from sdejax.published.flax_file import read_flax
 from sdejax.published.placement import Placed, place
 from sdejax.published.run_config import event_shape, loss_scale, published_config, sized
@@ -36,7 +35,8 @@ from sdejax.train.state import TrainState, init_state
 from sdejax.untrusted import refuse_links
 
 BAR = "{desc:20} {bar:20} {elapsed}"
-Change = Callable[[ConfigDict], ConfigDict]
+Change = Callable[[Any], Any]  # a config to a config
+T = TypeVar("T")
 WHERE = (
     "The authors link their files from the README of github.com/yang-song/score_sde_pytorch, "
     "github.com/yang-song/score_sde, github.com/ermongroup/ncsnv2 and github.com/ermongroup/ncsn"
@@ -102,17 +102,18 @@ def convert(
     configs = {name: _config(run, changes) for name, run in presets.items()}
     with tqdm(total=4, disable=not progress, leave=False, bar_format=BAR) as bar:
         bar.set_description_str("reading")
-        contents = read(file)
+        tree, weights_of, contents_of = _read(file)
         bar.update()
         bar.set_description_str("choosing the preset")
-        name, slots = choose(contents, configs, preset)
+        weights = _said_of(file, lambda: weights_of(tree))
+        name, slots = _said_of(file, lambda: choose(weights, configs, preset))
         bar.update()
         bar.set_description_str("placing tensors")
         config = configs[name]
-        try:
-            placed = place(contents, config["network"], slots)
-        except ValueError as error:
-            raise ValueError(f"{file}: does not fit preset {name}: {error}") from None
+        what = f"{file} (as {name})"
+        _said_of(what, lambda: place(weights, config["network"], slots))  # names come first
+        contents = _said_of(what, lambda: contents_of(tree))
+        placed = _said_of(what, lambda: place(contents, config["network"], slots))
         shape = event_shape(presets[name]._replace(options=config["network"]))
         state = make_state(config, contents, placed, loss_scale(presets[name], shape))
         bar.update()
@@ -125,7 +126,7 @@ def convert(
     )  # fmt: skip
 
 
-def read(file: Path) -> Contents:
+def read(file: str | Path) -> Contents:
     """What a published checkpoint holds, whichever of the two formats it has.
 
     Args:
@@ -138,17 +139,29 @@ def read(file: Path) -> Contents:
         ValueError: naming the file, and the tensor where one is at fault.
         OSError: where it cannot be opened.
     """
-    # A msgpack dictionary begins with 0x8?, 0xde or 0xdf; a pickle with 0x80 and a protocol of 2
-    # to 5, which as msgpack would be an empty dictionary with something behind it.
+    tree, _, contents_of = _read(Path(file))
+    return _said_of(file, lambda: contents_of(tree))
+
+
+def _read(file: Path) -> tuple[Any, Callable[[Any], Contents], Callable[[Any], Contents]]:
+    """The tree of a file, and how to find the weights, or all that is told, in it."""
+    # A msgpack dictionary begins with 0x8?, 0xde or 0xdf. A pickle begins with 0x80, which as
+    # msgpack would be a dictionary of nothing.
+    if file.is_dir():
+        return read_torch(file), torch_weights, torch_contents  # which says what is expected
     with file.open("rb") as stream:
-        head = stream.read(2)
-    kind = head[:1]
-    msgpack = kind in (b"\xde", b"\xdf") or b"\x81" <= kind <= b"\x8f"
-    tree = read_flax(file) if msgpack else read_torch(file)
+        kind = stream.read(1)
+    if kind in (b"\xde", b"\xdf") or b"\x81" <= kind <= b"\x8f":
+        return read_flax(file), flax_contents, flax_contents
+    return read_torch(file), torch_weights, torch_contents
+
+
+def _said_of(what: Any, call: Callable[[], T]) -> T:
+    """A call whose complaint names the file."""
     try:
-        return (flax_contents if msgpack else torch_contents)(tree)
+        return call()
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{what}: {error}") from None
 
 
 def make_state(
