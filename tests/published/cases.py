@@ -76,8 +76,10 @@ def levels(name):
     if name == "ncsn":
         return None
     published, weights, _ = parity.stored(name)
-    ends = published["sigma_min"], published["sigma_max"], published["num_scales"]
-    return weights.get("sigmas", geometric_levels(*ends))
+    if "sigmas" in weights:
+        return weights["sigmas"]
+    ends = float(published["sigma_min"]), float(published["sigma_max"])
+    return geometric_levels(*ends, published["num_scales"])
 
 
 def torch_tree(name):
