@@ -65,6 +65,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: as ``convert``.
     """
+    for word in args.overrides:
+        if not word.startswith("--config."):
+            raise ValueError(f"unknown argument {word!r}; see sdejax convert --help")
     for name in ("image_size", "channels", "levels"):
         value, least = getattr(args, name), 2 if name == "levels" else 1
         if value is not None and value < least:

@@ -273,3 +273,11 @@ def test_other_contents_scaling_or_algorithm_are_noticed():
         check_data_state(saved, data_state(scaled, 4, seed=0))
     with pytest.raises(ValueError, match=r"^order: .*None"):
         check_data_state({k: v for k, v in saved.items() if k != "order"}, saved)
+
+
+def test_a_converted_checkpoint_has_seen_no_data_set_but_a_scaling():
+    now = data_state(numbered(9), 4, seed=0)
+    converted = {"scaling": now["scaling"], "next_step": 7}
+    check_data_state(converted, now)
+    with pytest.raises(ValueError, match=r"^scaling: the checkpoint was trained with"):
+        check_data_state(converted | {"scaling": {**now["scaling"], "levels": 3}}, now)
