@@ -1,7 +1,7 @@
 """The Python face of training and sampling: ``fit`` makes a ``Trained`` model, ``load`` finds one.
 
 ``fit`` does what ``sdejax train`` does, without a config file, and leaves the same workdir;
-``load`` reads a workdir that either of them wrote.
+``load`` reads a workdir that either of them wrote. ``convert`` makes one of a published checkpoint.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from jaxtyping import Int
 from sdejax.build import change, default_config
 from sdejax.data.base import Dataset, hold_out
 from sdejax.data.scaling import apply, standardise
+from sdejax.published.convert import convert
 from sdejax.run import train
 from sdejax.sde import SDE
 from sdejax.tables import TABLES, component
 from sdejax.train.loop import host_params
 from sdejax.trained import Trained, load
 
-__all__ = ["Trained", "fit", "load"]
+__all__ = ["Trained", "convert", "fit", "load"]
 
 
 def fit(
