@@ -158,7 +158,12 @@ def _weights(model: Mapping[Any, Any], where: str) -> tuple[dict[str, np.ndarray
         raise ValueError(f"{where}: a tensor is there twice, with and without {PREFIX!r}")
     if not found:
         raise ValueError(f"{where}: no tensors; expected the weights of a network")
-    return found, found.pop(LEVELS, None)
+    sigmas = found.pop(LEVELS, None)
+    if sigmas is not None and sigmas.dtype.kind != "f":
+        raise ValueError(f"{where}: {LEVELS} is {sigmas.dtype}, expected floating-point numbers")
+    if not found:
+        raise ValueError(f"{where}: {LEVELS} alone; expected the weights of a network")
+    return found, sigmas
 
 
 def _listed_average(ema: Any, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
@@ -171,12 +176,12 @@ def _listed_average(ema: Any, params: Mapping[str, np.ndarray]) -> dict[str, np.
             if len(listed) != len(names):
                 raise ValueError(
                     f"ema.shadow_params: {len(listed)} tensors, expected {len(names)}, one for "
-                    f"each of model that takes a gradient, {names[0]} to {names[-1]}"
+                    f"each of model that takes a gradient, {' to '.join(names[:1] + names[-1:])}"
                 )
-            pairs = zip(names, listed, strict=True)
-            for i, (name, tensor) in enumerate(pairs):
+            found = dict(zip(names, listed, strict=True))
+            for i, (name, tensor) in enumerate(found.items()):
                 _agree(f"ema.shadow_params[{i}]", name, tensor, params)
-            return dict(zip(names, listed, strict=True))
+            return found
     raise ValueError(f"ema: {_outline(ema)}, expected decay, num_updates and shadow_params")
 
 
@@ -209,6 +214,8 @@ def _adam(optimizer: Any, params: Mapping[str, np.ndarray]) -> Moments | None:
             "model in their order"
         )
     names = dict(zip(numbers, params, strict=True))
+    if len(names) != len(numbers):
+        raise ValueError("optimizer.param_groups: a parameter is there twice")
     if surplus := [n for n in state if n not in names]:
         raise ValueError(f"optimizer.state: {surplus[0]!s:.100} is no number of param_groups")
     first, second, count = {}, {}, 0
@@ -240,7 +247,9 @@ def _flax_adam(state: Any) -> Moments | None:
         case {"step": step, "param_states": Mapping() as leaves} if leaves:
             first, second = (_picked(leaves, leaf) for leaf in ("grad_ema", "grad_sq_ema"))
             return Moments(first, second, _whole("optimizer/state/step", step))
-        case None | {}:
+        case {"param_states": Mapping() as leaves} if not leaves:
+            return None
+        case Mapping() | None if not state:
             return None
     raise ValueError(f"optimizer/state: {_outline(state)}, expected step and param_states")
 
@@ -273,8 +282,8 @@ def _whole(name: str, value: Any) -> int:
     number = (
         value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
     )
-    if type(number) not in (int, float) or not 0 <= number < 2**53 or number != int(number):
-        raise ValueError(f"{name}: got {str(value)[:100]!r}, expected a whole number")
+    if type(number) not in (int, float) or not 0 <= number < 2**31 or number != int(number):
+        raise ValueError(f"{name}: got {str(value)[:100]!r}, expected a whole number below 2^31")
     return int(number)
 
 
