@@ -15,7 +15,7 @@ from sdejax.nets import published_ncsn
 from sdejax.nets.ncsn import NCSN
 from sdejax.nets.ncsnv2 import NCSNv2
 from sdejax.nets.published import Slot, parameter_slots, placed
-from sdejax.published.contents import Contents, Tensors
+from sdejax.published.contents import FROZEN, Contents, Tensors
 from sdejax.published.flax_names import to_state_dict
 
 Slots = Mapping[str, Slot]
@@ -76,26 +76,22 @@ def place(contents: Contents, network: Mapping[str, Any], slots: Slots) -> Place
         ValueError: naming a tensor that is missing, not expected, of another shape, or not finite.
     """
 
-    def named(tensors: Tensors) -> Mapping[str, np.ndarray]:
-        if contents.layout != "score_sde":
-            return tensors
-        return to_state_dict(_options(network), tensors, slots)
+    def tree(what: str, tensors: Tensors, base: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        try:
+            found = {**base, **_named(contents.layout, tensors, network, slots)}
+            return placed(slots, {name: _float32(name, found[name]) for name in found})
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
 
-    def tree(tensors: Mapping[str, np.ndarray], what: str) -> dict[str, Any]:
-        for name, tensor in tensors.items():
-            _require_numbers(f"{what}: {name}", tensor)
-        return placed(slots, {name: _float32(tensor) for name, tensor in tensors.items()})
-
-    params = named(contents.params)
-    weights = tree(params, "weights")
-    average = weights
+    weights = average = tree("weights", contents.params, {})
+    params = _named(contents.layout, contents.params, network, slots)
     if contents.average is not None:
-        average = tree({**params, **named(contents.average)}, "average")
+        average = tree("average", contents.average, params)
     if contents.moments is None:
         return Placed(weights, average, None, None)
     zeros = {name: np.zeros(tensor.shape, np.float32) for name, tensor in params.items()}
     first, second = (
-        tree({**zeros, **named(tensors)}, "Adam's state")
+        tree("Adam's state", tensors, zeros)
         for tensors in (contents.moments.first, contents.moments.second)
     )
     return Placed(weights, average, first, second)
@@ -112,13 +108,11 @@ def fits(contents: Contents, network: Mapping[str, Any], slots: Slots) -> bool:
     Returns:
         True where each tensor has a place of its shape, and each place a tensor.
     """
-    if contents.layout == "score_sde":
-        try:
-            to_state_dict(_options(network), contents.params, slots)
-        except ValueError:
-            return False
-        return True
-    shapes = {name: np.shape(tensor) for name, tensor in contents.params.items()}
+    try:
+        params = _named(contents.layout, contents.params, network, slots)
+    except ValueError:
+        return False
+    shapes = {name: np.shape(tensor) for name, tensor in params.items()}
     return shapes == {name: slot.shape for name, slot in slots.items()}
 
 
@@ -136,23 +130,31 @@ def may_fit(contents: Contents, network: Mapping[str, Any]) -> bool:
     if contents.layout == "score_sde":
         unet, fourier = True, any(name.startswith("GaussianFourier") for name in names)
     else:
-        unet, fourier = names[0].startswith("all_modules."), names[0] == "all_modules.0.W"
+        unet, fourier = names[0].startswith("all_modules."), FROZEN in names
     if network["name"] != "unet":
         conditional = any(name.endswith("embed.weight") for name in names)
         return not unet and conditional == (network["name"] == "ncsn")
     return unet and fourier == (network["embedding_type"] == "fourier")
 
 
-def _options(network: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in network.items() if key != "name"}
+def _named(
+    layout: str, tensors: Tensors, network: Mapping[str, Any], slots: Slots
+) -> Mapping[str, np.ndarray]:
+    """Tensors by their names in PyTorch."""
+    if layout != "score_sde":
+        return tensors
+    if network["name"] != "unet":
+        raise ValueError(f"a checkpoint of score_sde is of a unet, not of {network['name']}")
+    options = {key: value for key, value in network.items() if key != "name"}
+    return to_state_dict(options, tensors, slots)
 
 
-def _float32(tensor: Any) -> np.ndarray:
-    return np.asarray(tensor, np.float32)
-
-
-def _require_numbers(name: str, tensor: np.ndarray) -> None:
+def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
+    """Finite numbers, and finite in float32 too."""
     if tensor.dtype.kind != "f":
         raise ValueError(f"{name}: got {tensor.dtype}, expected floating-point numbers")
-    if not np.all(np.isfinite(tensor)):
+    with np.errstate(over="ignore"):
+        found = tensor.astype(np.float32, copy=False)
+    if not np.all(np.isfinite(found)):
         raise ValueError(f"{name}: has values that are not finite; the training had diverged")
+    return found
