@@ -85,6 +85,8 @@ def place(contents: Contents, network: Mapping[str, Any], slots: Slots) -> Place
 
     weights = average = tree("weights", contents.params, {})
     params = _named(contents.layout, contents.params, network, slots)
+    if contents.layout == "score_sde_pytorch":
+        _require_order(params, slots)
     if contents.average is not None:
         average = tree("average", contents.average, params)
     if contents.moments is None:
@@ -94,7 +96,20 @@ def place(contents: Contents, network: Mapping[str, Any], slots: Slots) -> Place
         tree("Adam's state", tensors, zeros)
         for tensors in (contents.moments.first, contents.moments.second)
     )
+    for name, tensor in _named(contents.layout, contents.moments.second, network, slots).items():
+        if np.min(tensor, initial=0) < 0:
+            raise ValueError(f"Adam's state: {name}: a mean of squares is below 0; it is damaged")
     return Placed(weights, average, first, second)
+
+
+def _require_order(params: Tensors, slots: Slots) -> None:
+    """Refuses weights in another order than the network's, which lists without names follow."""
+    for name, want in zip(params, slots, strict=True):
+        if name != want:
+            raise ValueError(
+                f"weights: {name} stands where {want} does in the network, and the average and "
+                "Adam's state have no names but follow that order; was the file written anew?"
+            )
 
 
 def fits(contents: Contents, network: Mapping[str, Any], slots: Slots) -> bool:

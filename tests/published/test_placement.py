@@ -208,6 +208,27 @@ def test_the_original_code_of_score_sde_had_no_such_network(name):
         place(found, *network(name))
 
 
+def test_another_order_is_refused_where_lists_follow_it():
+    """Two tensors of one shape, exchanged: no list without names would notice."""
+    found = contents(FOURIER)
+    names = list(found.params)
+    one = names.index(BIAS)
+    shape = found.params[BIAS].shape
+    other = next(i for i in range(one + 1, len(names)) if found.params[names[i]].shape == shape)
+    names[one], names[other] = names[other], names[one]
+    moved = found._replace(params={name: found.params[name] for name in names})
+    with pytest.raises(ValueError, match=f"{names[one]} stands where {BIAS} does"):
+        place(moved, *network(FOURIER))
+    assert place(moved._replace(layout="state_dict", average=None, moments=None), *network(FOURIER))
+
+
+def test_a_mean_of_squares_below_0_is_refused():
+    found = contents(FOURIER)
+    second = {**found.moments.second, BIAS: -found.moments.second[BIAS]}
+    with pytest.raises(ValueError, match=f"Adam's state: {BIAS}: a mean of squares is below 0"):
+        place(found._replace(moments=found.moments._replace(second=second)), *network(FOURIER))
+
+
 def test_a_network_without_published_weights_is_refused():
     with pytest.raises(ValueError, match="got 'mlp'; published weights fit unet, ncsn, ncsnv2"):
         tensor_slots({"name": "mlp", "hidden": (4,)})
