@@ -59,6 +59,12 @@ MAY_CHANGE = (
     "sample", "data.path",
 )  # fmt: skip
 
+# What the first training on a converted checkpoint chooses besides: it has seen no data here.
+FIRST_CHOOSES = (
+    "data", "optimizer", "train", "seed", "weight", "times", "times_role", "objective",
+    "network.dropout", "network.dtype", "network.remat",
+)  # fmt: skip
+
 # Files of the workdir that a run writes, never through a link. Folders may be links.
 WRITTEN = (
     "config.json", "metrics.jsonl", "samples.png", "samples.npz", "report.json", "report.txt",
@@ -135,7 +141,7 @@ def _train(
         if (newest := checkpoints.latest_step()) is not None:
             saved = read_meta(checkpoint_dir, newest)
             checked_meta(saved, checkpoint_dir)
-            check_config(completed(saved["config"]), completed(config), MAY_CHANGE)
+            check_config(completed(saved["config"]), completed(config), may_change(saved))
             check_data_state(saved["data"], stream)
         if first:
             (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -189,6 +195,19 @@ def _train(
     if first:
         finish(config, generate, ema, train_data, held_out, workdir)
     return parts, state
+
+
+def may_change(saved: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted keys of the config that going on from a checkpoint may change.
+
+    Args:
+        saved: its JSON part.
+
+    Returns:
+        The keys; of a converted checkpoint that was not yet trained on, all that does not change
+        what the network means.
+    """
+    return MAY_CHANGE + FIRST_CHOOSES if "converted" in saved else MAY_CHANGE
 
 
 def _without_path(config: Mapping[str, Any]) -> str:

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tiny_config import BATCH, HELD_OUT, STEPS, get_config
 
-from sdejax.build import build_data, build_loss, build_model, change
+from sdejax.build import build_data, build_loss, build_model, change, default_config
 from sdejax.data.pipeline import batches
 from sdejax.data.scaling import Scaling, integers
 from sdejax.results import generator_of
-from sdejax.run import MAY_CHANGE, train
+from sdejax.run import MAY_CHANGE, may_change, train
 from sdejax.tables import component
 from sdejax.train.catalog import all_steps, read_meta
 from sdejax.train.checkpoint import Checkpoints
@@ -128,14 +128,14 @@ def test_other_data_are_refused(run):
 
 
 def test_what_may_change_exists_and_leaves_the_mathematics_alone():
-    config = plain()
-    for key in MAY_CHANGE:
+    config = default_config().to_dict()
+    for key in (*MAY_CHANGE, *may_change({"converted": {}})):
         value = config
         for part in key.split("."):
             value = value[part]
-    assert not {"seed", "sde", "network", "prediction", "optimizer", "data", "train"} & set(
-        MAY_CHANGE
-    )
+    means = {"sde", "network", "prediction", "conditioning", "scaling", "energy"}
+    assert not {"seed", "optimizer", "data", "train", *means} & set(may_change({"data": {}}))
+    assert not means & set(may_change({"converted": {}}))
 
 
 def test_two_runs_into_one_folder_are_refused(run):

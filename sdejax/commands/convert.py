@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"{args.workdir}: {found.preset}, {found.parameters:,} parameters, images "
         f"{list(found.event_shape)}, step {found.step} of {args.file.name} ({found.layout})"
-        f"{average}{adam}\nnext: sdejax sample --workdir {args.workdir} --num 16"
+        f"{average}{adam}\nnext, to see whether the preset is right: "
+        f"sdejax sample --workdir {args.workdir} --num 16"
     )
 
 

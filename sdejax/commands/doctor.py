@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sdejax.commands.config import read_config
 from sdejax.config import completed
-from sdejax.run import MAY_CHANGE
+from sdejax.run import may_change
 from sdejax.train.catalog import read_meta
 from sdejax.train.doctor import Checkpoint, Health, examine, total_size
 from sdejax.train.integrity import check_config
@@ -137,8 +137,8 @@ def outlook(health: Health, config: Mapping[str, Any] | None) -> tuple[list[str]
     if config is None:
         return [*lines, "its config is not known: give --config"], fine
     try:
-        saved = completed(read_meta(health.directory, start)["config"])
-        check_config(saved, completed(config), MAY_CHANGE)
+        saved = read_meta(health.directory, start)
+        check_config(completed(saved["config"]), completed(config), may_change(saved))
     except (ValueError, KeyError, TypeError) as error:  # what it says may be of any kind
         return [f"a resume from step {start} would be refused: {error}"], False
     steps = config["train"]["steps"]

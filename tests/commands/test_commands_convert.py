@@ -34,7 +34,7 @@ def test_it_says_what_it_made_and_what_comes_next(tmp_path, capsys):
     found = capsys.readouterr()
     assert re.search(
         r"w: vp/cifar10_ddpmpp_continuous, 78,385 parameters, images \[8, 8, 1\], step 6000 of "
-        r"digits_ddpmpp\.pth \(score_sde_pytorch\)\nnext: sdejax sample --workdir \S+/w --num 16",
+        r"digits_ddpmpp\.pth \(score_sde_pytorch\)\nnext, .*: sdejax sample --workdir \S+/w --num 16",
         found.out,
     )
     assert "average" not in found.out
@@ -45,7 +45,7 @@ def test_samples_and_likelihoods_come_from_the_workdir(workdir, tmp_path, capsys
     out = tmp_path / "x.npz"
     main(["sample", "--workdir", str(workdir), "--out", str(out), "--num", "64",
           "--sampler", "dpmpp_2m", "--steps", "15", "--grid", "log_snr"])  # fmt: skip
-    with np.load(out) as found:
+    with np.load(out, allow_pickle=False) as found:
         x = found["x"]
     assert x.shape == (64, 8, 8, 1)
     # Digits in their own values, 0 to 16: their mean image is that of the data.
@@ -100,3 +100,20 @@ def test_the_config_of_the_workdir_is_one_to_train_with(workdir, capsys):
     printed = capsys.readouterr().out
     assert "a resume would go on from step 6000" in printed
     assert "1 steps to go (train.steps=6001); the config fits" in printed
+
+
+def test_the_first_training_chooses_data_and_optimizer_but_not_the_network(workdir, capsys):
+    def doctor(*more):
+        capsys.readouterr()
+        words = ["doctor", "--workdir", str(workdir), "--config", str(workdir / "config.json")]
+        try:
+            main([*words, *more])
+        except SystemExit:
+            return capsys.readouterr().out
+        return capsys.readouterr().out
+
+    chosen = ("--config.optimizer.learning_rate=1e-5", "--config.data.batch_size=32",
+              "--config.data.source=folder", "--config.data.options.size=8")  # fmt: skip
+    assert "the config fits" in doctor(*chosen)
+    for override in ("--config.network.nf=32", "--config.sde.beta_max=10.0"):
+        assert "a resume from step 6000 would be refused" in doctor(override)
