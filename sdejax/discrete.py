@@ -7,9 +7,10 @@ h(y) = -log(1 - y) and beta as a function of a real index, Euler-Maclaurin's mid
     B(u) = sum_{k=0}^{u} h(beta(k)) = 1/d int_{a}^{b} h dy - d/24 (h'(b) - h'(a)) + O(d^3),
 
 over betas from a = beta(-1/2) to b = beta(u + 1/2), d apart; then alpha = exp(-B/2) and
-sigma = sqrt(1 - exp(-B)). This is a function of real u = (N-1) t: exact at the levels to 1e-12, and
-smooth. The VP process is its limit for many levels; for N = 1000, whose first beta is 1e-4 and last
-0.02, sigma differs from VP's by up to a percent, which networks trained on the chain can tell.
+sigma = sqrt(1 - exp(-B)). This is a smooth function of real u = (N-1) t. At the levels it is exact
+to 1e-12 for the published chain, and sigma to 1e-6 for every chain that is accepted. The VP process
+is its limit for many levels; for N = 1000, whose first beta is 1e-4 and last 0.02, sigma differs
+from VP's by up to a percent, which networks trained on the chain can tell.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def ddpm(beta_min: float = 0.1, beta_max: float = 20.0, levels: int = 1000) -> D
         The process, from t_min = 0 (the first level, where sigma = sqrt(beta_min/N)) to 1.
 
     Raises:
-        ValueError: unless 0 < beta_min < beta_max, levels >= 2, and beta_max <= levels/10, since
-            larger steps are no longer described by the formulas here.
+        ValueError: unless 0 < beta_min < beta_max, levels >= 2, beta_max <= levels/10 and beta_min
+            >= (beta_max - beta_min)/(2 levels - 2): others the formulas here do not describe well.
 
     Reference: Ho et al. 2020, arXiv:2006.11239, section 4; Song et al. 2021, arXiv:2011.13456,
     appendix B (its limit).
@@ -85,9 +86,14 @@ def ddpm(beta_min: float = 0.1, beta_max: float = 20.0, levels: int = 1000) -> D
         raise ValueError(
             f"ddpm: got beta_min={beta_min}, beta_max={beta_max}; expected 0 < beta_min < beta_max"
         )
-    if levels < 2 or beta_max > 0.1 * levels:
+    if beta_max > 0.1 * levels:
         raise ValueError(
-            f"ddpm: got levels={levels} with beta_max={beta_max}; expected at least 2, and at most "
-            f"a tenth of the variance a step: levels >= {10 * beta_max:g}"
+            f"ddpm: got levels={levels} with beta_max={beta_max}; expected at most a tenth of the "
+            f"variance a step: levels >= {10 * beta_max:g}"
+        )
+    if levels < 2 or beta_min < 0.5 * (beta_max - beta_min) / (levels - 1):
+        raise ValueError(
+            f"ddpm: got beta_min={beta_min}, beta_max={beta_max}, levels={levels}; expected at "
+            "least 2 levels and a first beta of at least half the distance to the second"
         )
     return DDPM(beta_min=beta_min, beta_max=beta_max, levels=levels)

@@ -24,7 +24,7 @@ def products(beta_min, beta_max, levels):
     return np.asarray(alphas), np.asarray(sigmas)
 
 
-CHAINS = [("0.1", "20", 1000), ("0.1", "20", 200), ("1", "3", 50)]
+CHAINS = [("0.1", "20", 1000), ("0.1", "20", 200), ("1", "3", 50)]  # the first is published
 
 
 @pytest.mark.parametrize(("low", "high", "levels"), CHAINS)
@@ -36,6 +36,13 @@ def test_the_levels_are_the_chain(x64, low, high, levels):
     # What Euler-Maclaurin leaves out: 7/5760 d^3 h''' with d = 1e-4 and h''' = 2 for N = 200.
     np.testing.assert_allclose(alpha**2, alphas, rtol=1e-11)
     np.testing.assert_allclose(sigma**2, sigmas, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("low", "high", "levels"), [("0.1", "0.2", 2), ("0.051", "5", 50)])
+def test_the_roughest_chains_are_described_to_six_digits(x64, low, high, levels):
+    sde = ddpm(float(low), float(high), levels)
+    sigma = jax.vmap(sde.sigma)(jnp.arange(levels) / (levels - 1))
+    np.testing.assert_allclose(sigma, np.sqrt(products(low, high, levels)[1]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("low", "high", "levels"), CHAINS)
@@ -84,7 +91,8 @@ def test_it_is_finite_from_end_to_end_and_its_log_snr_is_inverted():
     [
         ({"beta_min": 0.0}, "got beta_min=0.0, beta_max=20.0"),
         ({"beta_min": 30.0}, "got beta_min=30.0"),
-        ({"levels": 1}, "got levels=1"),
+        ({"levels": 1, "beta_max": 0.09, "beta_min": 0.01}, "levels=1; expected at least 2"),
+        ({"beta_min": 1e-6, "beta_max": 100.0}, "half the distance to the second"),
         ({"levels": 100}, "levels >= 200"),
     ],
 )

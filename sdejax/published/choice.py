@@ -88,8 +88,9 @@ def levels_problem(contents: Contents, config: Mapping[str, Any]) -> str | None:
     sde, sigmas = config["sde"], contents.sigmas
     if sigmas is None or sde["name"] != "ve":
         return None
-    steps = config["conditioning"].get("levels") or config["sample"]["steps"]
-    want = geometric_levels(sde["sigma_min"], sde["sigma_max"], steps)
+    # A continuous model has no number of levels; its table only shows where they begin and end.
+    levels = config["conditioning"].get("levels") or sigmas.size
+    want = geometric_levels(sde["sigma_min"], sde["sigma_max"], levels)
     if sigmas.shape == want.shape and np.allclose(sigmas, want, rtol=1e-5, atol=0.0):
         return None
     ends = f"{sigmas.ravel()[0]:g} to {sigmas.ravel()[-1]:g}" if sigmas.size else "nothing"

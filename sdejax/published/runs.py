@@ -7,10 +7,18 @@ One row for each network of the authors' checkpoints, as their configuration fil
 
 ``sdejax.published.run_config`` makes a config of a row.
 
-Not in the rows, since the library chooses it better or otherwise: NCSNv2 publishes a step size for
-each data set, and 3 Langevin steps a level for 128 and 256 pixels; here the step size follows the
-paper's own rule (technique 4), which gives the published ones for 5 steps a level. NCSN and NCSNv2
-have no learning-rate warm-up and do not clip gradients.
+What differs from the authors' code, all of it in sampling or in going on with training; scores are
+the same:
+
+- NCSNv2 publishes a step size for each data set, and 3 Langevin steps a level for 128 and 256
+  pixels; here the size follows the paper's own rule (technique 4), which gives the published ones
+  to 4 %, and there are 5. NCSN's Langevin step is the paper's, and begins at the second level; its
+  code takes twice the step, and begins with uniform noise at the first.
+- Ancestral sampling adds the noise of the posterior (Ho et al. 2020, the smaller of their two
+  variances); score SDE's code adds the larger, beta. They differ in the last ten levels of 1000.
+- A resumed average has the rate min(decay, (1 + n)/(10 + n)) after n updates: score_sde_pytorch
+  counts one more, NCSNv2 and the Flax code take the decay itself. At published steps all are one.
+- NCSN's noise in the bins of integers fills [k, k + 1)/256; here it fills the bins around k/255.
 
 Reference: Song et al. 2021 (arXiv:2011.13456), appendices C, G and H, and the ``configs`` of
 github.com/yang-song/score_sde_pytorch; Song and Ermon 2019 (arXiv:1907.05600), 2020

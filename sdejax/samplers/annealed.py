@@ -52,9 +52,9 @@ def annealed_langevin(steps_per_level: int = 5, step_size: float | None = None) 
     Args:
         steps_per_level: T, Langevin steps on each level.
         step_size: k = a/r^2, in (0, 4): the paper's epsilon over its smallest sigma squared, twice
-            that for NCSNv2, which writes the step as ``a score + sqrt(2 a) z``. NCSN has T = 100
-            and 2e-5/0.01^2 = 0.2. None takes ``step_size_rule`` on each level, NCSNv2's choice:
-            2 x 6.2e-6/0.01^2 = 0.124 for CIFAR-10.
+            that for NCSNv2, which writes the step as ``a score + sqrt(2 a) z``. NCSN's paper has
+            T = 100 and 2e-5/0.01^2 = 0.2, its code 0.4. None takes ``step_size_rule`` on each
+            level, NCSNv2's choice: 2 x 6.2e-6/0.01^2 = 0.124 for CIFAR-10.
 
     Returns:
         The sampler; it refuses alpha = 0, where levels are infinite.

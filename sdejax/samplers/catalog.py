@@ -179,7 +179,7 @@ SAMPLERS: Mapping[str, Entry] = {
         annealed_langevin(5), 200, None, False, "NCSNv2: fine geometric levels (VE, uniform)"
     ),
     "annealed_langevin_100": _grid(
-        annealed_langevin(100, 0.2), 9, None, False, "NCSN as published: ten levels (VE, uniform)"
+        annealed_langevin(100, 0.2), 9, None, False, "as in NCSN's paper: ten levels (VE, uniform)"
     ),
     "shark": _diffrax(reverse_sde, "shark", None, 1.5, 2, "adaptive reverse SDE"),
     "shark_data": _diffrax(

@@ -74,8 +74,14 @@ def test_levels_of_ve_are_compared_and_those_of_vp_are_not():
     table = geometric_levels(0.01, 50.0, 1000)
     for name in ("ve/cifar10_ncsnpp_continuous", "ve/cifar10_ddpm", "vp/cifar10_ddpmpp"):
         assert levels_problem(contents("ncsn/cifar10", table), config(name)) is None
-        problem = levels_problem(contents("ncsn/cifar10", table[::2]), config(name))
+        problem = levels_problem(contents("ncsn/cifar10", table[1:]), config(name))
         assert (problem is None) == name.startswith("vp")
+    # Continuous models have no number of levels, and any number of steps to sample in.
+    few = {**config("ve/cifar10_ncsnpp_continuous"), "sample": {"steps": 20}}
+    for levels in (1000, 500):
+        found = contents("ncsn/cifar10", geometric_levels(0.01, 50.0, levels))
+        assert levels_problem(found, few) is None
+        assert (levels_problem(found, config("ve/cifar10_ddpm")) is None) == (levels == 1000)
     assert levels_problem(contents("ncsn/cifar10"), config("ve/cifar10_ddpm")) is None
     with pytest.raises(ValueError, match=r"preset ve/church.*has 1000 levels from 50 to 0\.01, "):
         chosen(contents("ncsn/cifar10", table), ["ve/church_ncsnpp_continuous"], "church")
