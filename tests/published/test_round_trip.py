@@ -139,7 +139,7 @@ LATER = ("ancestral", "tsit5")
 def test_samples_on_eight_devices_look_like_digits(model, images, name):
     """To the sliced Wasserstein distance: 0 is fresh real data, 1 is noise."""
     real, unseen = images
-    x, stats = model.sample(CHUNK, sampler=name, **SAMPLERS[name])
+    x, stats = model.sample(CHUNK // 2, sampler=name, **SAMPLERS[name])
     assert np.all(stats.result == 0)
     report = sample_report(jax.random.key(0), x, real["x"], unseen["x"])
     assert report["swd_ratio"] < 0.1, report
@@ -167,7 +167,7 @@ def test_one_device_draws_the_images_of_eight(model, images, name, monkeypatch):
     either sequence errs by 1e-3 of the data's standard deviation in the median, and one image in
     sixty lies so near the border of two digits that it becomes either. So medians are compared.
     """
-    few = 16 if name == "tsit5" else CHUNK
+    few = CHUNK // 2
     eight, _ = model.sample(few, sampler=name, **SAMPLERS[name])
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     fresh = dataclasses.replace(model, _generators={})
@@ -228,11 +228,6 @@ def test_every_coordinate_gives_the_image_of_native_ones(flow, t_max, each):
     assert np.std(expected) > 0.3
     error = np.abs(flow(t_max, each) - expected).max()
     assert error < 10 * TOLERANCE, error
-
-
-def test_all_coordinates_are_here():
-    names = [each.name for each in coordinates.ALL]
-    assert names == ["native", "noise", "log_noise", "data", "log_data", "angle"]
 
 
 # --- training goes on -----------------------------------------------------------------------------
