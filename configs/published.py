@@ -11,7 +11,8 @@ Command   sdejax train --config configs/published.py:vp/cifar10_ddpmpp_continuou
               runs/ddpmpp --config.data.path=DIR   (cifar-10-batches-py or cifar-10-batches-bin;
               a folder of images for the other data sets)
 Runlocal  add --config.data.batch_size=4 --config.train.steps=2 --config.network.nf=16
-              --config.optimizer.warmup_steps=0
+              --config.sample.steps=2 --config.sample.num=4, and for all but NCSN and NCSNv2
+              --config.network.num_res_blocks=1; it still compiles for minutes on a CPU
 Hardware  the papers trained on TPU v3-8 or GPUs; memory for batch 128 of the 62 M networks in
           float32 is about 24 GB over all devices (--config.network.remat=True or dtype=bfloat16
           for less)

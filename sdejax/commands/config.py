@@ -64,6 +64,8 @@ def overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
         ValueError: for an unknown key or a value of another type.
     """
     config = _overridable(config)
+    # Of one key the last word counts; flags of tuples would add to each other.
+    overrides = list({word.partition("=")[0]: word for word in overrides}.values())
     overrides = _data_options(config, overrides)
     for override in overrides:
         key = override.partition("=")[0].removeprefix("--config.")

@@ -66,12 +66,14 @@ def run(args: argparse.Namespace) -> None:
         ValueError: as ``convert``.
     """
     for word in args.overrides:
+        if word.startswith("--config.") and "=" not in word:
+            raise ValueError(f"unknown argument {word!r}; overrides are --config.KEY=VALUE")
         if not word.startswith("--config."):
             raise ValueError(f"unknown argument {word!r}; see sdejax convert --help")
-    for name in ("image_size", "channels", "levels"):
-        value, least = getattr(args, name), 2 if name == "levels" else 1
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')}: got {value}; expected at least {least}")
+    for name in ("image_size", "channels"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: got {value}; expected at least 1")
     found = convert(
         args.file, args.workdir, preset=args.preset, image_size=args.image_size,
         channels=args.channels, levels=args.levels,

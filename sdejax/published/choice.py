@@ -48,7 +48,10 @@ def choose(
         if not may_fit(contents, network):
             continue
         key = json.dumps(network, sort_keys=True)
-        slots = known[key] = known.get(key) or tensor_slots(network)
+        try:
+            slots = known[key] = known.get(key) or tensor_slots(network)
+        except ValueError:  # too deep for images of the size that was given
+            continue
         if fits(contents, network, slots):
             fitting.append((name, slots))
     problems = {name: levels_problem(contents, configs[name]) for name, _ in fitting}

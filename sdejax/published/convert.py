@@ -10,6 +10,7 @@ further training start from it. Adam's moments are those of the published loss; 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -91,10 +92,14 @@ def convert(
     file, workdir = Path(file), Path(workdir)
     if not file.exists():
         raise FileNotFoundError(f"{file}: there is no such file. {WHERE}")
-    if all_steps(workdir / "checkpoints"):
-        raise ValueError(f"workdir: {workdir} holds a run already; give another folder")
+    _require_free(workdir)
+    if not 2 <= levels <= 2**16:
+        raise ValueError(f"levels: got {levels}; expected 2 to 65536 grey levels")
     if changes and preset is None:
-        raise ValueError("preset: a changed config needs one; give the one it is a change of")
+        raise ValueError(
+            "preset: options of the config need one that they change, such as "
+            "vp/cifar10_ddpmpp_continuous; sdejax convert --help lists them"
+        )
     presets = {
         name: sized(PUBLISHED[name], image_size, channels)
         for name in (PUBLISHED if preset is None else matching(preset))
@@ -195,12 +200,29 @@ def make_state(
     )
 
 
+def _require_free(workdir: Path) -> None:
+    """Refuses a workdir that cannot be made or holds a run, before the file is read."""
+    if all_steps(workdir / "checkpoints"):
+        raise ValueError(f"workdir: {workdir} holds a run already; give another folder")
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"workdir: got {workdir}, but {there} is no folder that can be written to")
+
+
 def _config(run: Run, changes: Mapping[str, Any] | Change | None) -> dict[str, Any]:
+    """The config of a run with its options; which process and network it is, is the preset's."""
     config = published_config(run)
+    meant = {kind: config[kind].name for kind in ("sde", "network", "prediction", "conditioning")}
     if callable(changes):
         config = changes(config)
     elif changes:
         change(config, changes)
+    for kind, name in meant.items():
+        if config[kind].name != name:
+            raise ValueError(
+                f"{kind}.name: got {config[kind].name!r}, but the preset has {name!r}; give the "
+                "preset that the network was trained as"
+            )
     return config.to_dict()
 
 

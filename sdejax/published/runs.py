@@ -27,12 +27,12 @@ github.com/yang-song/score_sde_pytorch; Song and Ermon 2019 (arXiv:1907.05600), 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sdejax.nets.presets import PRESETS
 from sdejax.nets.published_ncsn import NCSN_PRESETS, NCSNV2_PRESETS
-from sdejax.tables import near
 
 
 class Run(NamedTuple):
@@ -186,13 +186,18 @@ def matching(name: str) -> list[str]:
         Names of rows, at least one.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known one.
+        ValueError: for an unknown name, with the nearest known ones.
     """
-    found = [row for row in PUBLISHED if row == name or row.rpartition("/")[2] == name]
+    given = name.rpartition(":")[2]  # as in --config configs/published.py:NAME
+    found = [row for row in PUBLISHED if given in (row, row.rpartition("/")[2])]
     if not found:
-        raise ValueError(
-            f"preset: got {name!r}; expected one of {', '.join(PUBLISHED)}{near(name, PUBLISHED)}"
+        nearest = difflib.get_close_matches(
+            given.rpartition("/")[2], [row.rpartition("/")[2] for row in PUBLISHED], 1, 0.5
         )
+        alike = [row for row in PUBLISHED if row.rpartition("/")[2] in nearest]
+        same = [row for row in alike if row.partition("/")[0] == given.partition("/")[0]]
+        hint = f"did you mean {' or '.join(same or alike)}? " if nearest else ""
+        raise ValueError(f"preset: got {name!r}; {hint}The presets are {', '.join(PUBLISHED)}")
     return found
 
 

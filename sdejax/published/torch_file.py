@@ -63,7 +63,11 @@ def read_torch(path: Path) -> Any:
             return _Walk(container, size).settled(container.tree, ())
         except ValueError as error:
             text = "".join(c if c.isprintable() else "?" for c in str(error)[:500])
-    raise ValueError(f"{path}: {text}; expected a complete file as torch.save writes it")
+    if text.startswith("it asks for "):
+        expected = "only tensors and plain containers are read, and no code is run: a state_dict"
+    else:
+        expected = "a complete file as torch.save writes it"
+    raise ValueError(f"{path}: {text}; expected {expected}")
 
 
 def _container(file: BinaryIO, size: int) -> Archive | Sequence:

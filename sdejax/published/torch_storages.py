@@ -109,6 +109,10 @@ def _root(names: list[str]) -> str:
     """The folder inside the archive that all lies in."""
     roots = [name[: -len("/data.pkl")] for name in names if name.endswith("/data.pkl")]
     if len(roots) != 1:
+        if packed := [name for name in names if name.endswith((".pth", ".pt"))]:
+            raise ValueError(
+                f"a zip archive with {packed[0][:200]!r} in it; unpack it and give that file"
+            )
         numpy = bool(names) and all(name.endswith(".npy") for name in names)
         kind = "an archive of numpy.savez" if numpy else f"a zip archive of {str(names[:3])[:200]}"
         raise ValueError(f"{kind}, with {len(roots)} members NAME/data.pkl, expected one")

@@ -21,6 +21,11 @@ def test_overrides_reach_the_config():
     assert config["network"]["num_classes"] is None  # None where it is left alone
 
 
+def test_of_a_key_given_twice_the_last_word_counts():
+    twice = ["--config.network.hidden=(8, 4)", "--config.network.hidden=(2,)", "--config.seed=1"]
+    assert read_config(str(CONFIG), twice).network.hidden == (2,)
+
+
 def test_options_of_the_source_may_be_any_and_another_source_starts_without():
     own = ["--config.data.options.n=100", "--config.data.options.toy=rings"]
     options = read_config(str(CONFIG), own).to_dict()["data"]["options"]

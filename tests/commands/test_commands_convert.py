@@ -67,14 +67,20 @@ def test_what_cannot_be_decided_is_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((FILE, "--preset", "vp/cifar10_ddpmp"), "did you mean 'vp/cifar10_ddpmpp'"),
-        ((FILE, *VP, "--levels", "1"), "--levels: got 1; expected at least 2"),
+        (
+            (FILE, "--preset", "vp/cifar10_ddpmp"),
+            "did you mean vp/cifar10_ddpmpp? The presets are vp/",
+        ),
+        ((FILE, *VP, "--levels", "1"), "levels: got 1; expected 2 to 65536 grey levels"),
         ((FILE, *VP, "--image-size", "0"), "--image-size: got 0; expected at least 1"),
         ((FILE, *VP, "--config.network.nff=3"), "--config.network.nff: no such key"),
         ((FILE, *VP, "--config.network.nf=8"), "all_modules.0.weight has shape (64, 16), expec"),
-        ((FILE, "--config.seed=1"), "preset: a changed config needs one"),
+        ((FILE, "--config.seed=1"), "preset: options of the config need one that they change"),
         (("absent.pth", *VP), "absent.pth: there is no such file. The authors link their files"),
         ((Path(__file__), *VP), "test_commands_convert.py: "),
+        ((FILE, *VP, "--config.sde.name=ve"), "sde.name: got 've', but the preset has 'vp'"),
+        ((FILE, "--image-size", "8"), "no preset was given, and the 152 tensors"),
+        (("--config.network.nf", "16", FILE), "overrides are --config.KEY=VALUE"),
         ((FILE, "--nonsense"), "unknown argument '--nonsense'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import jax
@@ -178,6 +179,10 @@ def test_damaged_and_hostile_files_write_and_run_nothing(tmp_path):
         convert(tmp_path / "hostile.pth", tmp_path / "w", **OPTIONS)
     assert not marker.exists()
     assert not (tmp_path / "w").exists()
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
+        archive.writestr("run/logs/checkpoint.pth", "x")
+    with pytest.raises(ValueError, match=r"'run/logs/checkpoint\.pth' in it; unpack it and give"):
+        convert(tmp_path / "run.zip", tmp_path / "w", **OPTIONS)
     with pytest.raises(FileNotFoundError, match=r"no such file. The authors link their files"):
         convert(tmp_path / "absent.pth", tmp_path / "w")
 
@@ -186,10 +191,14 @@ def test_a_run_is_not_written_over(converted, tmp_path):
     copy = shutil.copytree(converted[1], tmp_path / "copy")
     with pytest.raises(ValueError, match="holds a run already; give another folder"):
         convert(FILE, copy, **OPTIONS)
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="file is no folder that can be written to"):
+            convert(FILE, folder, **OPTIONS)
 
 
 def test_changes_need_a_preset(tmp_path):
-    with pytest.raises(ValueError, match="preset: a changed config needs one"):
+    with pytest.raises(ValueError, match="preset: options of the config need one"):
         convert(FILE, tmp_path / "w", changes={"network.nf": 16})
     with pytest.raises(ValueError, match=r"network\.nff: the config has no such key"):
         convert(FILE, tmp_path / "w", preset=OPTIONS["preset"], changes={"network.nff": 16})

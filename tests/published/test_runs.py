@@ -44,5 +44,17 @@ def test_a_run_is_found_by_its_last_part():
     assert matching("ve/cifar10_ncsnpp_continuous") == ["ve/cifar10_ncsnpp_continuous"]
     with pytest.raises(ValueError, match=r"may be vp/cifar10_ncsnpp_continuous or subvp/.* say w"):
         named("cifar10_ncsnpp_continuous")
-    with pytest.raises(ValueError, match=r"got 'vp/cifar_ddpmpp'.* did you mean 'vp/cifar10_ddpm"):
-        named("vp/cifar_ddpmpp")
+    assert matching("configs/published.py:vp/cifar10_ddpmpp") == ["vp/cifar10_ddpmpp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("vp/cifar_ddpmpp", "did you mean vp/cifar10_ddpmpp. The presets are vp/ddpm/cifar10, "),
+        ("cifar_ddpmpp_continous", "mean vp/cifar10_ddpmpp_continuous or subvp/cifar10_ddpmpp_c"),
+        ("zzzzzz", "got 'zzzzzz'; The presets are"),
+    ],
+)
+def test_a_misspelt_run_gets_all_that_it_may_have_meant(name, hint):
+    with pytest.raises(ValueError, match=hint):
+        named(name)
