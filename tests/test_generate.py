@@ -28,6 +28,7 @@ FIXED = {
     "sigma_noise": ("rectified_flow", "uniform", 1),
     "unipc_3": ("vp", "log_snr", 1),
     "euler": ("cosine", "uniform", 1),
+    "ancestral": ("ddpm", "uniform", 1),
 }
 ADAPTIVE = {"tsit5": "rectified_flow", "shark": "vp"}
 
