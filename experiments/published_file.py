@@ -28,20 +28,20 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdejax.build import default_config
-from sdejax.nets.presets import PRESETS
 from sdejax.nets.published import Slot, parameter_slots
 from sdejax.nets.unet import geometric_levels
+from sdejax.published.run_config import published_config, sized
+from sdejax.published.runs import named
 from sdejax.run import train
-from sdejax.tables import component
 from sdejax.train.reader import restore_params
 from sdejax.trained import load
 from sdejax.types import Params
 
 Arrays = dict[str, np.ndarray]
+PUBLISHED = named("vp/cifar10_ddpmpp_continuous")
 NETWORK: Mapping[str, Any] = {
-    **PRESETS["vp/cifar10_ddpmpp_continuous"], "image_size": 8, "out_channels": 1, "nf": 16,
-    "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0,
+    **sized(PUBLISHED, image_size=8, channels=1).options, "nf": 16, "ch_mult": (1, 1),
+    "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0,
 }  # fmt: skip
 STEPS = 6000
 LEVELS = (0.01, 50.0, 1000)  # of the buffer ``sigmas``, which VP networks have but do not use
@@ -49,17 +49,9 @@ FROZEN = "all_modules.0.W"  # Fourier frequencies: a parameter that takes no gra
 
 
 def get_config(steps: int = STEPS) -> ConfigDict:
-    """The config of the run: configs/cifar10_ddpmpp.py on the digits, with quicker optimisation."""
-    config = default_config()
-    config.data.source = "digits"
-    config.data.batch_size = 128
-    config.sde = component("sde", "vp")
-    config.network = component("network", "unet", **NETWORK)
-    config.prediction = component("prediction", "eps")
-    config.conditioning = component("conditioning", "scaled_time", factor=999.0)
-    config.scaling = component("scaling", "none")
-    config.weight = component("weight", "simple")
-    config.times = component("times", "uniform", t_min=1e-5)
+    """The published config on the digits, with a smaller network and quicker optimisation."""
+    config = published_config(PUBLISHED._replace(image_size=8, options=NETWORK))
+    config.data.source, config.data.path, config.data.flip = "digits", "", False
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 200
     config.train.steps = steps
@@ -69,7 +61,6 @@ def get_config(steps: int = STEPS) -> ConfigDict:
     config.train.checkpoint_every = 500
     config.sample.sampler = "tsit5"
     config.sample.steps = 0
-    config.sample.grid = "uniform"
     config.sample.num, config.sample.report_num = 100, 1000
     return config
 

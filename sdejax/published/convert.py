@@ -116,7 +116,9 @@ def convert(
         bar.set_description_str("placing tensors")
         config = configs[name]
         what = f"{file} (as {name})"
-        _said_of(what, lambda: place(weights, config["network"], slots))  # names come first
+        # The weights alone first: only they can tell which tensor is missing.
+        alone = weights._replace(average=None, moments=None)
+        _said_of(what, lambda: place(alone, config["network"], slots))
         contents = _said_of(what, lambda: contents_of(tree))
         placed = _said_of(what, lambda: place(contents, config["network"], slots))
         shape = event_shape(presets[name]._replace(options=config["network"]))
@@ -210,9 +212,10 @@ def _require_free(workdir: Path) -> None:
 
 
 def _config(run: Run, changes: Mapping[str, Any] | Change | None) -> dict[str, Any]:
-    """The config of a run with its options; which process and network it is, is the preset's."""
+    """The config of a run with its options; what it is made of is the preset's."""
     config = published_config(run)
-    meant = {kind: config[kind].name for kind in ("sde", "network", "prediction", "conditioning")}
+    kinds = ("sde", "network", "prediction", "conditioning", "optimizer")
+    meant = {kind: config[kind].name for kind in kinds}
     if callable(changes):
         config = changes(config)
     elif changes:

@@ -79,6 +79,7 @@ def test_what_cannot_be_decided_is_asked_for(tmp_path, capsys):
         (("absent.pth", *VP), "absent.pth: there is no such file. The authors link their files"),
         ((Path(__file__), *VP), "test_commands_convert.py: "),
         ((FILE, *VP, "--config.sde.name=ve"), "sde.name: got 've', but the preset has 'vp'"),
+        ((FILE, *VP, "--config.optimizer.name=sgd"), "optimizer.name: got 'sgd', but the pre"),
         ((FILE, "--image-size", "8"), "no preset was given, and the 152 tensors"),
         (("--config.network.nf", "16", FILE), "overrides are --config.KEY=VALUE"),
         ((FILE, "--nonsense"), "unknown argument '--nonsense'"),
