@@ -63,7 +63,20 @@ class SDE:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
         names = [field.name for field in dataclasses.fields(cls)]
-        jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+        keys = [jax.tree_util.GetAttrKey(name) for name in names]
+
+        def leaves(sde):
+            return [getattr(sde, name) for name in names], None
+
+        def named_leaves(sde):
+            return list(zip(keys, leaves(sde)[0], strict=True)), None
+
+        def build(_, values):
+            return cls(**dict(zip(names, values, strict=True)))
+
+        # Not register_dataclass: structures of two classes with as many fields compare equal there
+        # (jaxlib 0.10), and a jitted function now and then took one process for the other.
+        jax.tree_util.register_pytree_with_keys(cls, named_leaves, build, leaves)
 
     def alpha(self, t: Time) -> Scalar:
         """The scale of the data in x_t."""
