@@ -150,6 +150,18 @@ def ladders(modules: list[Module]) -> Iterator[str]:
                 )
 
 
+def mistakable(modules: list[Module]) -> Iterator[str]:
+    """No trees that jaxlib mistakes for those of another class with as many fields."""
+    for module in modules:
+        for node in ast.walk(module.tree):
+            text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.ImportFrom) else ""
+            if re.search(r"\bregister_dataclass\b|\bstruct\.dataclass$|flax\.struct import", text):
+                yield (
+                    f"{module.path}:{node.lineno}: {text}; use a NamedTuple, or "
+                    "register_pytree_with_keys"
+                )
+
+
 def public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
@@ -179,7 +191,10 @@ def docstrings(modules: list[Module]) -> Iterator[str]:
                     yield f"{where} is long and its docstring has no 'Returns:'"
 
 
-RULES = {rule.__name__: rule for rule in (floors, cycles, kept_in, undeclared, ladders, docstrings)}
+RULES = {
+    rule.__name__: rule
+    for rule in (floors, cycles, kept_in, undeclared, ladders, mistakable, docstrings)
+}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -203,6 +218,9 @@ BREACHES = [
     ("ladders", {"losses.py": "y = isinstance(self.sde, object)"}, "alpha and sigma"),
     ("ladders", {"losses.py": "y = isinstance(p, (int, VP))"}, "(int, VP)"),
     ("ladders", {"losses.py": "y = type(p) is EDM"}, "type(p) is EDM"),
+    ("mistakable", {"sde.py": "jax.tree_util.register_dataclass(C, ['x'], [])"}, "NamedTuple"),
+    ("mistakable", {"sde.py": "from flax import struct\n@struct.dataclass\nclass A: 1"}, ":2"),
+    ("mistakable", {"sde.py": "from jax.tree_util import register_dataclass"}, ":1"),
     ("docstrings", {"sde.py": "def f(): pass"}, "no docstring; open"),
     ("docstrings", {"sde.py": "'''M.'''\nclass A:\n  '''A.'''\n  def g(self): 1"}, "A.g has no"),
     ("docstrings", {"sde.py": "'''M.'''\ndef f(x):\n  '''F.'''\n" + "  x\n" * 50}, "'Args:'"),
