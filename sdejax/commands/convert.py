@@ -79,7 +79,11 @@ def run(args: argparse.Namespace) -> None:
         channels=args.channels, levels=args.levels,
         changes=partial(_changed, args.overrides) if args.overrides else None, progress=True,
     )  # fmt: skip
-    average = "" if found.has_average else "; no average in the file, so the weights stand for it"
+    average = (
+        f"; their average has decay {found.config['train']['ema_decay']:g}"
+        if found.has_average
+        else "; no average in the file, so the weights stand for it"
+    )
     adam = "" if found.has_moments else "; no state of Adam, which starts anew"
     print(
         f"{args.workdir}: {found.preset}, {found.parameters:,} parameters, images "

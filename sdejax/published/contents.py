@@ -21,23 +21,17 @@ github.com/yang-song/score_sde, github.com/ermongroup/ncsn and github.com/ermong
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Tensors = Mapping[str, Any]  # arrays by their published names; Flax: nested
+from sdejax.published.adam_state import Moments, flax_moments, torch_moments
+from sdejax.published.entries import Tensors, agree, outline, rate, whole
+
 PREFIX = "module."  # of the names in a DataParallel network
 FROZEN = "all_modules.0.W"
 LEVELS = "sigmas"
-
-
-class Moments(NamedTuple):
-    """Adam's state: means of the gradient and of its square, and how many updates made them."""
-
-    first: Tensors
-    second: Tensors
-    updates: int
 
 
 class Contents(NamedTuple):
@@ -47,6 +41,7 @@ class Contents(NamedTuple):
         layout: which code wrote it, a name of the table above, or "state_dict".
         params: the weights.
         average: their moving average; None where the file has none.
+        decay: of that average; None where the file does not tell.
         moments: Adam's state; None where the file has none.
         step: of training.
         sigmas: the table of noise levels [levels]; None where the file has none.
@@ -55,6 +50,7 @@ class Contents(NamedTuple):
     layout: str
     params: Tensors
     average: Tensors | None
+    decay: float | None
     moments: Moments | None
     step: int
     sigmas: np.ndarray | None
@@ -85,12 +81,12 @@ def torch_weights(tree: Any) -> Contents:
             layout, where = "state_dict", "the file"
         case _:
             raise ValueError(
-                f"{_outline(tree)}: no layout of score_sde_pytorch ({{model, ema, optimizer, "
+                f"{outline(tree)}: no layout of score_sde_pytorch ({{model, ema, optimizer, "
                 "step}), ncsnv2 ([model, optimizer, epoch, step, ema]), ncsn ([model, optimizer]) "
                 "or a state_dict"
             )
     params, sigmas = _weights(model, where)
-    return Contents(layout, params, None, None, 0, sigmas)
+    return Contents(layout, params, None, None, None, 0, sigmas)
 
 
 def torch_contents(tree: Any) -> Contents:
@@ -108,18 +104,20 @@ def torch_contents(tree: Any) -> Contents:
     found = torch_weights(tree)
     params = found.params
     if found.layout == "score_sde_pytorch":
+        average, decay = _listed_average(tree.get("ema"), params)
         return found._replace(
-            average=_listed_average(tree.get("ema"), params),
-            moments=_adam(tree.get("optimizer"), params),
-            step=_whole("step", tree.get("step", 0)),
+            average=average,
+            decay=decay,
+            moments=torch_moments(tree.get("optimizer"), params),
+            step=whole("step", tree.get("step", 0)),
         )
     if found.layout == "state_dict":
         return found
-    moments = _adam(tree[1], params)
+    moments = torch_moments(tree[1], params)
     if found.layout == "ncsn":
         return found._replace(moments=moments, step=0 if moments is None else moments.updates)
     average = _named_average(tree[4], params) if len(tree) > 4 else None
-    return found._replace(average=average, moments=moments, step=_whole("[3]", tree[3]))
+    return found._replace(average=average, moments=moments, step=whole("[3]", tree[3]))
 
 
 def flax_contents(tree: Mapping[str, Any]) -> Contents:
@@ -138,11 +136,13 @@ def flax_contents(tree: Mapping[str, Any]) -> Contents:
         case {"optimizer": {"target": Mapping() as params, "state": state}} if params:
             average = tree.get("params_ema")
             if average is not None and not isinstance(average, Mapping):
-                raise ValueError(f"params_ema: {_outline(average)}, expected nested tensors")
-            step = _whole("step", tree.get("step", 0))
-            return Contents("score_sde", params, average or None, _flax_adam(state), step, None)
+                raise ValueError(f"params_ema: {outline(average)}, expected nested tensors")
+            step = whole("step", tree.get("step", 0))
+            return Contents(
+                "score_sde", params, average or None, None, flax_moments(state), step, None
+            )
     raise ValueError(
-        f"{_outline(tree)}: no layout of score_sde, expected optimizer: {{target, state}}, "
+        f"{outline(tree)}: no layout of score_sde, expected optimizer: {{target, state}}, "
         "params_ema, step"
     )
 
@@ -166,10 +166,12 @@ def _weights(model: Mapping[Any, Any], where: str) -> tuple[dict[str, np.ndarray
     return found, sigmas
 
 
-def _listed_average(ema: Any, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """The average in the order of the parameters that take a gradient."""
+def _listed_average(
+    ema: Any, params: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray] | None, float | None]:
+    """The average in the order of the parameters that take a gradient, and its decay."""
     if ema is None:
-        return None
+        return None, None
     match ema:
         case {"shadow_params": list() | tuple() as listed}:
             names = [name for name in params if name != FROZEN]
@@ -180,120 +182,18 @@ def _listed_average(ema: Any, params: Mapping[str, np.ndarray]) -> dict[str, np.
                 )
             found = dict(zip(names, listed, strict=True))
             for i, (name, tensor) in enumerate(found.items()):
-                _agree(f"ema.shadow_params[{i}]", name, tensor, params)
-            return found
-    raise ValueError(f"ema: {_outline(ema)}, expected decay, num_updates and shadow_params")
+                agree(f"ema.shadow_params[{i}]", name, tensor, params)
+            return found, rate("ema.decay", ema["decay"]) if "decay" in ema else None
+    raise ValueError(f"ema: {outline(ema)}, expected decay, num_updates and shadow_params")
 
 
 def _named_average(ema: Any, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if not isinstance(ema, Mapping):
-        raise ValueError(f"[4]: {_outline(ema)}, expected the average of each tensor by its name")
+        raise ValueError(f"[4]: {outline(ema)}, expected the average of each tensor by its name")
     found, _ = _weights(ema, "[4]")
     for name in params:
         if name not in found:
             raise ValueError(f"[4]: the average of {name} is missing among {len(found)}")
     for name, tensor in found.items():
-        _agree("[4]", name, tensor, params)
+        agree("[4]", name, tensor, params)
     return found
-
-
-def _adam(optimizer: Any, params: Mapping[str, np.ndarray]) -> Moments | None:
-    """Adam's moments by name; a parameter that had no gradient has none."""
-    match optimizer:
-        case None:
-            return None
-        case {"state": Mapping() as state, "param_groups": list() as groups}:
-            numbers = [n for group in groups for n in _numbers(group)]
-        case _:
-            raise ValueError(f"optimizer: {_outline(optimizer)}, expected state and param_groups")
-    if not state:
-        return None
-    if len(numbers) != len(params):
-        raise ValueError(
-            f"optimizer.param_groups: {len(numbers)} parameters, expected {len(params)}, those of "
-            "model in their order"
-        )
-    names = dict(zip(numbers, params, strict=True))
-    if len(names) != len(numbers):
-        raise ValueError("optimizer.param_groups: a parameter is there twice")
-    if surplus := [n for n in state if n not in names]:
-        raise ValueError(f"optimizer.state: {surplus[0]!s:.100} is no number of param_groups")
-    first, second, count = {}, {}, 0
-    for number, entry in state.items():
-        name, where = names[number], f"optimizer.state[{number}]"
-        match entry:
-            case {"step": steps, "exp_avg": m, "exp_avg_sq": v}:
-                _agree(f"{where}.exp_avg", name, m, params)
-                _agree(f"{where}.exp_avg_sq", name, v, params)
-                first[name], second[name] = m, v
-                count = max(count, _whole(f"{where}.step", steps))
-            case _:
-                raise ValueError(
-                    f"{where} (for {name}): {_outline(entry)}, expected Adam's step, exp_avg and "
-                    "exp_avg_sq"
-                )
-    return Moments(first, second, count)
-
-
-def _numbers(group: Any) -> Sequence[Any]:
-    match group:
-        case {"params": list() as numbers} if all(type(n) is int for n in numbers):
-            return numbers
-    raise ValueError(f"optimizer.param_groups: {_outline(group)}, expected numbers in params")
-
-
-def _flax_adam(state: Any) -> Moments | None:
-    match state:
-        case {"step": step, "param_states": Mapping() as leaves} if leaves:
-            first, second = (_picked(leaves, leaf) for leaf in ("grad_ema", "grad_sq_ema"))
-            return Moments(first, second, _whole("optimizer/state/step", step))
-        case {"param_states": Mapping() as leaves} if not leaves:
-            return None
-        case Mapping() | None if not state:
-            return None
-    raise ValueError(f"optimizer/state: {_outline(state)}, expected step and param_states")
-
-
-def _picked(node: Any, leaf: str, at: str = "optimizer/state/param_states") -> dict[str, Any]:
-    """One leaf of every parameter's state: {"kernel": {leaf: a, ...}} becomes {"kernel": a}."""
-    found = {}
-    for key, child in node.items():
-        if not isinstance(child, Mapping):
-            raise ValueError(f"{at}/{key}: {type(child).__name__}, expected Adam's {leaf}")
-        found[key] = child[leaf] if leaf in child else _picked(child, leaf, f"{at}/{key}")
-    return found
-
-
-def _agree(where: str, name: str, tensor: Any, params: Mapping[str, np.ndarray]) -> None:
-    """A tensor of the shape of the weights that it goes with."""
-    if not isinstance(tensor, np.ndarray):
-        raise ValueError(f"{where} (for {name}): {type(tensor).__name__}, expected a tensor")
-    if name not in params:
-        raise ValueError(f"{where}: {name} is not among the weights")
-    if tensor.shape != params[name].shape:
-        raise ValueError(
-            f"{where} (for {name}): shape {tensor.shape}, expected {params[name].shape}, that of "
-            "the weights"
-        )
-
-
-def _whole(name: str, value: Any) -> int:
-    """A step, which newer versions of PyTorch store as a tensor of one float."""
-    number = (
-        value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
-    )
-    if type(number) not in (int, float) or not 0 <= number < 2**31 or number != int(number):
-        raise ValueError(f"{name}: got {str(value)[:100]!r}, expected a whole number below 2^31")
-    return int(number)
-
-
-def _outline(tree: Any) -> str:
-    """What something holds, for a message."""
-    match tree:
-        case Mapping():
-            names = [str(name)[:60] for name in tree]
-            return f"a dictionary of {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-        case list() | tuple():
-            kinds = [type(item).__name__ for item in tree[:8]]
-            return f"a list of {len(tree)} ({', '.join(kinds)})"
-    return type(tree).__name__

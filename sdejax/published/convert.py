@@ -120,6 +120,8 @@ def convert(
         alone = weights._replace(average=None, moments=None)
         _said_of(what, lambda: place(alone, config["network"], slots))
         contents = _said_of(what, lambda: contents_of(tree))
+        if contents.decay is not None:
+            config = _config(presets[name]._replace(ema_decay=contents.decay), changes)
         placed = _said_of(what, lambda: place(contents, config["network"], slots))
         shape = event_shape(presets[name]._replace(options=config["network"]))
         state = make_state(config, contents, placed, loss_scale(presets[name], shape))

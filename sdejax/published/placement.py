@@ -15,7 +15,8 @@ from sdejax.nets import published_ncsn
 from sdejax.nets.ncsn import NCSN
 from sdejax.nets.ncsnv2 import NCSNv2
 from sdejax.nets.published import Slot, parameter_slots, placed
-from sdejax.published.contents import FROZEN, Contents, Tensors
+from sdejax.published.contents import FROZEN, Contents
+from sdejax.published.entries import Tensors
 from sdejax.published.flax_names import to_state_dict
 
 Slots = Mapping[str, Slot]

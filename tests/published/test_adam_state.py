@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.published_file import as_published
 from sdejax.build import build_optimizer
-from sdejax.published.contents import Contents, Moments, flax_contents
+from sdejax.published.adam_state import Moments
+from sdejax.published.contents import Contents, flax_contents
 from sdejax.published.convert import make_state
 from sdejax.published.flax_names import flax_paths
 from sdejax.published.placement import place, tensor_slots
@@ -67,7 +68,7 @@ def drawn(name, norm):
 def torch_held(name, norm, step):
     weights, average, first, second, _ = drawn(name, norm)
     moments = Moments(first, second, UPDATES[name])
-    return Contents("score_sde_pytorch", weights, average, moments, step, None)
+    return Contents("score_sde_pytorch", weights, average, None, moments, step, None)
 
 
 def flax_held(name, norm, step):
@@ -113,7 +114,7 @@ def converted(name, norm, layout, step):
     placed = place(contents, config["network"], slots)
     ours = {key: g / np.float32(scale) for key, g in drawn(name, norm)[-1].items()}
     gradient = place(
-        Contents("score_sde_pytorch", ours, None, None, 0, None), config["network"], slots
+        Contents("score_sde_pytorch", ours, None, None, None, 0, None), config["network"], slots
     ).params
     return make_state(config, contents, placed, scale), gradient
 

@@ -78,6 +78,9 @@ DAMAGED = {
     "texts for averages": (shadow("a", "b"), rf"params\[0\] {WEIGHT}: str, expected a tensor"),
     "averages by name": ({**tiny(), "ema": NAMED}, "ema: a dictionary of all_modules.0.W, .* exp"),
     "averages that are a tensor": (changed("ema", shadow_params=A), "ema: a dictionary of"),
+    "a decay that is none": (
+        changed("ema", decay=1.5), r"ema\.decay: got '1\.5', expected a number in \[0, 1\)"
+    ),
     "no average in it": ({**tiny(), "ema": {"decay": 0.9}}, "ema: a dictionary of decay, expected"),
     "a step that is NaN": ({**tiny(), "step": float("nan")}, "step: got 'nan', expected a whole"),
     "an endless step": ({**tiny(), "step": np.array(np.inf)}, "step: got 'inf', expected a whole"),

@@ -60,6 +60,19 @@ def test_the_workdir_holds_what_the_file_does(converted):
     assert meta["converted"] == {"file": FILE.name, "preset": OPTIONS["preset"]}
 
 
+def test_the_decay_is_the_files_then_the_presets_unless_it_is_given(converted, tmp_path):
+    def decay(found):
+        return found.config["train"]["ema_decay"]
+
+    assert decay(converted[0]) == read_torch(FILE)["ema"]["decay"] == 0.999
+    given = {**OPTIONS, "changes": {**OPTIONS["changes"], "train.ema_decay": 0.9}}
+    assert decay(convert(FILE, tmp_path / "given", **given)) == 0.9
+    write_pth(tmp_path / "untold.pth", broken(lambda t: t["ema"].pop("decay")))
+    untold = convert(tmp_path / "untold.pth", tmp_path / "untold", **OPTIONS)
+    assert untold.has_average
+    assert decay(untold) == 0.9999  # of the published run
+
+
 def test_a_flax_file_gives_the_same_weights(converted, tmp_path):
     """The file's tensors, written as the JAX code does."""
     found, workdir = converted

@@ -11,7 +11,8 @@ import pytest
 from sdejax.nets import published, published_ncsn
 from sdejax.nets.ncsn import NCSN
 from sdejax.nets.ncsnv2 import NCSNv2
-from sdejax.published.contents import Moments, flax_contents, torch_contents
+from sdejax.published.adam_state import Moments
+from sdejax.published.contents import flax_contents, torch_contents
 from sdejax.published.placement import fits, may_fit, place, tensor_slots
 
 FOURIER = "ncsnpp_ve_skip"
