@@ -87,7 +87,7 @@ def make_generator(
         params = jax.device_put(params, replicated(devices))
         key = jax.random.split(jax.random.key(seed), 4)[3]  # the first three are a run's own
         found, reports = [], []
-        bar = tqdm(total=num, unit="sample", desc=f"sampling ({title})", disable=not progress)
+        bar = tqdm(total=num, unit="sample", desc=f"compiling ({title})", disable=not progress)
         with bar:
             for start in range(0, num, size):
                 index = np.arange(start, start + size, dtype=np.int32)
@@ -96,6 +96,7 @@ def make_generator(
                 keep = min(size, num - start)
                 found.append(np.asarray(x)[:keep])
                 reports.append(jax.tree.map(lambda leaf, n=keep: np.asarray(leaf)[:n], stats))
+                bar.set_description(f"sampling ({title})")
                 bar.update(keep)
         stats = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *reports)
         check(stats)

@@ -265,7 +265,7 @@ def _picture_tasks(
                 logs.picture(step, "samples", picture)
         return [{}]
 
-    return (Task(every, run, saved=True),)
+    return (Task(every, run, saved=True, doing="sampling"),)
 
 
 def _announce(

@@ -47,12 +47,13 @@ class Task(NamedTuple):
     ``run(step, state)`` is called on every process and gives metrics to be logged, piece by piece
     (a generator, or a list of one). Between the pieces, which must be equally many on every
     process, the run may be stopped. ``saved`` asks for the state to be saved before: for work that
-    takes long in one piece.
+    takes long in one piece. ``doing`` is what the progress bar says meanwhile.
     """
 
     every: int
     run: Callable[[int, TrainState], Iterable[Mapping[str, float]]]
     saved: bool = False
+    doing: str = "evaluating"
 
 
 class Schedule(NamedTuple):
@@ -158,12 +159,14 @@ def run_loop(
     def carry_out(task: Task, step: int, state: TrainState) -> tuple[dict[str, float], bool]:
         """Metrics, and whether to stop."""
         metrics: dict[str, float] = {}
+        bar.set_description(task.doing)
         for piece in task.run(step, state):
             if found := {name: float(value) for name, value in piece.items()}:
                 metrics |= found
                 logs.scalars(step, found)
             if notice.requested():
                 return metrics, True
+        bar.set_description("training")
         return metrics, False
 
     def check(upto: int) -> None:

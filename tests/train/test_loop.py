@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import signal
@@ -39,6 +40,15 @@ def test_one_trace_for_a_whole_run(tmp_path, mode):
     run = Run(tmp_path, mode)
     run(steps=7, tasks=(Task(2, lambda step, state: [{"x": float(state.skipped)}]),))
     assert run.traces == 1
+
+
+def test_the_bar_says_what_is_being_done(tmp_path, capsys):
+    tasks = (Task(2, lambda step, state: [{}]), Task(4, lambda *_: [{}], True, "sampling"))
+    Run(tmp_path)(steps=5, tasks=tasks)
+    said = re.findall(r"(compiling|training|evaluating|sampling): ", capsys.readouterr().err)
+    words = [word for word, _ in itertools.groupby(said)]
+    evaluated, drawn = ["evaluating", "training"], ["sampling", "training"]
+    assert words == ["compiling", "training", *evaluated, *(evaluated + drawn) * 2]
 
 
 def test_what_is_logged_and_saved_when(tmp_path):
