@@ -15,7 +15,9 @@ for Ito's calculus.
 The paper draws D afresh after a rejection. What is accepted is then no longer normal, since E
 depends on D: little on images, where E averages over thousands of numbers, but a wrong limit in few
 dimensions (on a line the variance comes out far too large, at every tolerance). Here D belongs to
-one Brownian path that a rejection does not change.
+one Brownian path that a rejection does not change. The path is rough, and rounding changes the
+times at which it is read: on other hardware, or in another batch, a sample is the same up to the
+tolerance. Without noise it is the same up to rounding.
 """
 
 from __future__ import annotations

@@ -150,6 +150,12 @@ def test_a_grid_that_ends_at_sigma_0_is_finite_or_refused(name):
     assert np.all(np.isfinite(found))
 
 
+# Rounding changes the length of an adaptive step, and so where a Brownian path is read: it is as
+# rough as ever, and after some steps nothing but the tolerance (0.0078 and 2 %) binds the answers.
+# Without noise (gotta_go_fast_ode) they agree as all others do.
+BOUND = {"gotta_go_fast": {"atol": 10 * 0.0078, "rtol": 10 * 0.02}}
+
+
 @pytest.mark.parametrize("name", some(SAMPLERS, lambda name: name not in SHOWN))
 def test_every_prediction_type_gives_the_same_answer(name, x64):
     """The exact estimate, encoded as each type of output and decoded again."""
@@ -167,4 +173,4 @@ def test_every_prediction_type_gives_the_same_answer(name, x64):
 
     found = jax.jit(lambda sde: [through(p, sde) for p in PREDICTIONS.values()])(process())
     for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=1e-9)
+        np.testing.assert_allclose(other, found[0], **BOUND.get(name, {"rtol": 1e-9}))
