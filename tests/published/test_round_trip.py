@@ -48,7 +48,6 @@ CHANGES = {
     "data.path": "",
     "data.flip": False,
     "data.batch_size": BATCH,
-    "train.ema_decay": DECAY,
     "sample.num": CHUNK,
 }
 
