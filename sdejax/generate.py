@@ -87,7 +87,8 @@ def make_generator(
         params = jax.device_put(params, replicated(devices))
         key = jax.random.split(jax.random.key(seed), 4)[3]  # the first three are a run's own
         found, reports = [], []
-        bar = tqdm(total=num, unit="sample", desc=f"compiling ({title})", disable=not progress)
+        doing = f"compiling, sampling ({title})"  # the first chunk is both
+        bar = tqdm(total=num, unit="sample", desc=doing, disable=not progress)
         with bar:
             for start in range(0, num, size):
                 index = np.arange(start, start + size, dtype=np.int32)

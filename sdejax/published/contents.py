@@ -49,11 +49,11 @@ class Contents(NamedTuple):
 
     layout: str
     params: Tensors
-    average: Tensors | None
-    decay: float | None
-    moments: Moments | None
-    step: int
-    sigmas: np.ndarray | None
+    average: Tensors | None = None
+    decay: float | None = None
+    moments: Moments | None = None
+    step: int = 0
+    sigmas: np.ndarray | None = None
 
 
 def torch_weights(tree: Any) -> Contents:
@@ -86,7 +86,7 @@ def torch_weights(tree: Any) -> Contents:
                 "or a state_dict"
             )
     params, sigmas = _weights(model, where)
-    return Contents(layout, params, None, None, None, 0, sigmas)
+    return Contents(layout, params, sigmas=sigmas)
 
 
 def torch_contents(tree: Any) -> Contents:
@@ -138,9 +138,8 @@ def flax_contents(tree: Mapping[str, Any]) -> Contents:
             if average is not None and not isinstance(average, Mapping):
                 raise ValueError(f"params_ema: {outline(average)}, expected nested tensors")
             step = whole("step", tree.get("step", 0))
-            return Contents(
-                "score_sde", params, average or None, None, flax_moments(state), step, None
-            )
+            moments = flax_moments(state)
+            return Contents("score_sde", params, average or None, moments=moments, step=step)
     raise ValueError(
         f"{outline(tree)}: no layout of score_sde, expected optimizer: {{target, state}}, "
         "params_ema, step"

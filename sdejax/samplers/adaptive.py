@@ -17,7 +17,7 @@ depends on D: little on images, where E averages over thousands of numbers, but 
 dimensions (on a line the variance comes out far too large, at every tolerance). Here D belongs to
 one Brownian path that a rejection does not change. The path is rough, and rounding changes the
 times at which it is read: on other hardware, or in another batch, a sample is the same up to the
-tolerance. Without noise it is the same up to rounding.
+error that the tolerances allow, not to rounding.
 """
 
 from __future__ import annotations

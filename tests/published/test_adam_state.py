@@ -68,7 +68,7 @@ def drawn(name, norm):
 def torch_held(name, norm, step):
     weights, average, first, second, _ = drawn(name, norm)
     moments = Moments(first, second, UPDATES[name])
-    return Contents("score_sde_pytorch", weights, average, None, moments, step, None)
+    return Contents("score_sde_pytorch", weights, average, moments=moments, step=step)
 
 
 def flax_held(name, norm, step):
@@ -113,9 +113,7 @@ def converted(name, norm, layout, step):
     contents = HELD[layout](name, norm, step)
     placed = place(contents, config["network"], slots)
     ours = {key: g / np.float32(scale) for key, g in drawn(name, norm)[-1].items()}
-    gradient = place(
-        Contents("score_sde_pytorch", ours, None, None, None, 0, None), config["network"], slots
-    ).params
+    gradient = place(Contents("score_sde_pytorch", ours), config["network"], slots).params
     return make_state(config, contents, placed, scale), gradient
 
 

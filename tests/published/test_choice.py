@@ -29,7 +29,7 @@ def contents(name, sigmas=None):
     """Weights of a published network that take no memory."""
     zero = np.zeros((), np.float32)
     params = {key: np.broadcast_to(zero, slot.shape) for key, slot in slots(name).items()}
-    return Contents("score_sde_pytorch", params, None, None, None, 0, sigmas)
+    return Contents("score_sde_pytorch", params, sigmas=sigmas)
 
 
 def chosen(found, names, preset=None):
